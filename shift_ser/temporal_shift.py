@@ -1,0 +1,162 @@
+"""The temporal shift: some channels of every frame are exchanged with a neighbouring frame, at no cost in parameters."""
+
+import torch
+from torch import nn
+
+SHIFT_DIRECTIONS = ("forward", "bidirectional")
+SHIFT_PADDINGS = ("zero", "repeat")
+
+
+def shifted_channels(channels: int, *, proportion: float) -> int:
+    """Number of channels that move in each direction, `floor(channels * proportion)`.
+
+    With `proportion = 1 / n_div` this is the authors' `channels // n_div`; the small constant keeps a quotient that
+    floating point puts just below a whole number (49 * (1 / 49)) from losing a channel.
+
+    Example:
+        >>> shifted_channels(768, proportion=1 / 16)
+        48
+        >>> shifted_channels(49, proportion=1 / 49)
+        1
+    """
+    return int(channels * proportion + 1e-6)
+
+
+def check_shift(*, proportion: float, stride: int, direction: str, padding: str) -> None:
+    """Raise `ValueError` unless the four options make a shift; the message names the option, the rule and the value."""
+    if direction not in SHIFT_DIRECTIONS:
+        raise ValueError(f"direction must be one of {SHIFT_DIRECTIONS}, got {direction!r}")
+    if padding not in SHIFT_PADDINGS:
+        raise ValueError(f"padding must be one of {SHIFT_PADDINGS}, got {padding!r}")
+    most = 0.5 if direction == "bidirectional" else 1.0
+    if not 0 <= proportion <= most:
+        raise ValueError(
+            f"proportion is the share of channels per direction and must be from 0 to {most:g} for a {direction} shift,"
+            f" got {proportion}"
+        )
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"stride must be a whole number of frames of at least 1, got {stride!r}")
+
+
+def temporal_shift(
+    hidden_states: torch.Tensor,
+    *,
+    proportion: float,
+    stride: int = 1,
+    direction: str = "forward",
+    padding: str = "zero",
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Move the first channels of each frame by `stride` frames and leave the others where they are.
+
+    With `fold = floor(channels * proportion)`, channels `[0, fold)` are delayed, `out[t] = x[t - stride]`; a
+    bidirectional shift also advances channels `[fold, 2 * fold)`, `out[t] = x[t + stride]`. A frame that has no
+    such neighbour becomes zero, or takes the utterance's first (last) frame with `padding="repeat"`.
+
+    Source: Shen et al. 2024, Intelligent Computing 3:0073; `proportion` is `1 / n_div` in the authors' code.
+
+    Args:
+        hidden_states: Frame features, shape `(batch, time, channels)`, any floating dtype. Never modified.
+        proportion: Share of the channels that moves in each direction, 0 to 1 (0 to 0.5 if bidirectional).
+        stride: Frames to move by, at least 1; may exceed the length.
+        direction: `"forward"` (delay only) or `"bidirectional"`.
+        padding: What fills vacated frames, `"zero"` or `"repeat"`.
+        attention_mask: Shape `(batch, time)`, nonzero on an utterance's frames, zero on the padding at its right.
+            Padded frames count as absent: nothing flows in from them and they come out zero. `None`: all are frames.
+
+    Returns:
+        New tensor of the same shape, dtype and device.
+
+    Raises:
+        ValueError: If a shape or an option breaks its rule (the message shows the value).
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]])
+        >>> temporal_shift(x, proportion=0.5)[0].tolist()
+        [[0.0, 10.0], [1.0, 20.0], [2.0, 30.0]]
+        >>> temporal_shift(x, proportion=0.5, direction="bidirectional")[0].tolist()
+        [[0.0, 20.0], [1.0, 30.0], [2.0, 0.0]]
+    """
+    check_shift(proportion=proportion, stride=stride, direction=direction, padding=padding)
+    if hidden_states.dim() != 3:
+        raise ValueError(f"hidden_states must have shape (batch, time, channels), got {tuple(hidden_states.shape)}")
+    if attention_mask is not None:
+        if attention_mask.shape != hidden_states.shape[:2]:
+            raise ValueError(
+                f"attention_mask must have shape (batch, time) = {tuple(hidden_states.shape[:2])},"
+                f" got {tuple(attention_mask.shape)}"
+            )
+        hidden_states = zero_padding(hidden_states, attention_mask)
+    fold = shifted_channels(hidden_states.shape[-1], proportion=proportion)
+    if fold == 0:
+        return hidden_states.clone()
+    move = _move_repeat if padding == "repeat" else _move_zero
+    parts = [move(hidden_states[..., :fold], stride, attention_mask)]
+    if direction == "bidirectional":
+        parts.append(move(hidden_states[..., fold : 2 * fold], -stride, attention_mask))
+    shifted = torch.cat([*parts, hidden_states[..., len(parts) * fold :]], dim=-1)
+    return shifted if attention_mask is None else zero_padding(shifted, attention_mask)
+
+
+def zero_padding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Frames `(batch, time, channels)` with everything beyond the mask `(batch, time)` set to zero, NaN included."""
+    if attention_mask is None:
+        return hidden_states
+    return hidden_states.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+
+
+def _move_zero(channels: torch.Tensor, offset: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`out[t] = x[t - offset]`, zero where there is no such frame. Padding then slicing holds for any length."""
+    length = channels.shape[1]
+    if offset > 0:
+        return nn.functional.pad(channels, (0, 0, offset, 0))[:, :length]
+    return nn.functional.pad(channels, (0, 0, 0, -offset))[:, -offset:]
+
+
+def _move_repeat(channels: torch.Tensor, offset: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`out[t] = x[t - offset]`, the first or last frame of the utterance where there is no such frame."""
+    batch, length, _ = channels.shape
+    source = torch.arange(length, device=channels.device).sub(offset).clamp(min=0).expand(batch, -1)
+    last = torch.full_like(source[:, :1], length - 1)
+    if attention_mask is not None:
+        last = attention_mask.bool().sum(dim=1, keepdim=True).sub(1).clamp(min=0)
+    source = torch.minimum(source, last)
+    return channels.gather(1, source.unsqueeze(-1).expand_as(channels))
+
+
+class TemporalShift(nn.Module):
+    """Module twin of :func:`temporal_shift`; it holds the options and has no parameter.
+
+    Shape:
+        hidden_states `(batch, time, channels)`, attention_mask `(batch, time)` -> `(batch, time, channels)`
+
+    Example:
+        >>> shift = TemporalShift(proportion=0.25, direction="bidirectional")
+        >>> shift(torch.ones(1, 3, 4))[0, :, 0].tolist()
+        [0.0, 1.0, 1.0]
+        >>> shift
+        TemporalShift(proportion=0.25, stride=1, direction='bidirectional', padding='zero')
+    """
+
+    def __init__(
+        self, *, proportion: float, stride: int = 1, direction: str = "forward", padding: str = "zero"
+    ) -> None:
+        super().__init__()
+        check_shift(proportion=proportion, stride=stride, direction=direction, padding=padding)
+        self.proportion, self.stride, self.direction, self.padding = proportion, stride, direction, padding
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Shift frames `(batch, time, channels)`; see :func:`temporal_shift`."""
+        return temporal_shift(
+            hidden_states,
+            proportion=self.proportion,
+            stride=self.stride,
+            direction=self.direction,
+            padding=self.padding,
+            attention_mask=attention_mask,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, as they appear in `repr`."""
+        options = ("proportion", "stride", "direction", "padding")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in options)
