@@ -1,6 +1,8 @@
 """ShiftConfig: every default of the model and every rule between its options."""
 
 import copy
+import difflib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -109,10 +111,12 @@ class ShiftConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what was left open: the encoder's configuration and the settings published for the head type."""
+        self._refuse_misspelt(kwargs)
         spec = self.sub_configs_defaults["encoder_config"]
         encoder_config, kwargs = spec.create_subconfig("encoder_config", self.encoder_config, **kwargs)
         self.encoder_config = copy.deepcopy(encoder_config)
         self.encoder_config._name_or_path = ""
+        self.encoder_config.dtype = None  # the whole model has one dtype, whatever the encoder was saved in
         if not self.encoder_augmentation:
             self.encoder_config.apply_spec_augment = False
             self.encoder_config.layerdrop = 0.0
@@ -125,6 +129,13 @@ class ShiftConfig(PreTrainedConfig):
             blocks = list(range(self.num_head_layers))
             self.shift_layers = blocks[-1:] if self.head_type == "cnn" else blocks
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def _refuse_misspelt(cls, names: Iterable[str]) -> None:
+        """Raise for names that are nearly an option: as unknown keyword arguments they would become attributes."""
+        for name in names:
+            for option in difflib.get_close_matches(name, cls.__annotations__, n=1, cutoff=0.9):
+                raise ValueError(f"{name!r} must be the name of an option; did you mean {option!r}?")
 
     @classmethod
     def from_variant(cls, name: str, **options: Any) -> "ShiftConfig":
@@ -157,6 +168,14 @@ class ShiftConfig(PreTrainedConfig):
         replaced = self.shift_layers if self.shift_placement == "replace" else []
         return [layer for layer in range(self.num_head_layers) if layer not in replaced]
 
+    def validate_encoder(self) -> None:
+        """The encoder must turn samples into frames by strided convolutions, as wav2vec 2.0 and its kin do."""
+        if not hasattr(self.encoder_config, "conv_stride"):
+            raise ValueError(
+                "encoder_config must be that of a wav2vec2-like encoder (wav2vec2, hubert, wavlm, unispeech-sat,"
+                f" data2vec-audio, ...), got {self.encoder_config.model_type!r}"
+            )
+
     def validate_shift(self) -> None:
         """The shift must be one, and one that the head type knows."""
         allowed = ALLOWED_PLACEMENTS[self.head_type]
@@ -187,7 +206,9 @@ class ShiftConfig(PreTrainedConfig):
             rule = "0" if self.head_type == "linear" else "at least 1"
             raise ValueError(f"num_head_layers of {self.head_type!r} must be {rule}, got {self.num_head_layers}")
         if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
-            raise ValueError(f"conv_kernel_size must be odd, so that frames keep their place, got {self.conv_kernel_size}")
+            raise ValueError(
+                f"conv_kernel_size must be odd, so that frames keep their place, got {self.conv_kernel_size}"
+            )
         heads_fit = self.num_attention_heads >= 1 and self.hidden_size % self.num_attention_heads == 0
         if self.attention_layers and not heads_fit:
             raise ValueError(

@@ -79,7 +79,9 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 def _convert_name(name: str) -> str:
     bare = name.removeprefix("module.")
-    table, bare = (ENCODER_NAMES, bare[9:]) if bare.startswith("pretrain.") else (HEAD_NAMES, bare.removeprefix("model."))
+    table, bare = (
+        (ENCODER_NAMES, bare[9:]) if bare.startswith("pretrain.") else (HEAD_NAMES, bare.removeprefix("model."))
+    )
     for pattern, replacement in table:
         if re.match(pattern, bare):
             conv = "shift_ser.encoder.encoder.pos_conv_embed.conv."

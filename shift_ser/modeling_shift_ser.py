@@ -68,8 +68,7 @@ class ShiftPreTrainedModel(PreTrainedModel):
         options["encoder_config"] = encoder.config
         config = ShiftConfig(**options) if variant is None else ShiftConfig.from_variant(variant, **options)
         model = cls(config)
-        base = getattr(model, cls.base_model_prefix, model)
-        base.encoder.load_state_dict(encoder.state_dict())
+        model.base_model.encoder.load_state_dict(encoder.state_dict())
         return model.eval()
 
 
@@ -86,8 +85,7 @@ class ShiftModel(ShiftPreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config)
         layers = config.encoder_config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
-        masked = config.mask_time_prob > 0
-        self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if masked else None
+        self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
         self.head = ShiftHead(config)
         self.post_init()
         self.train(self.training)
@@ -171,11 +169,16 @@ class ShiftModel(ShiftPreTrainedModel):
         return attention_mask.bool()
 
     def _encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The encoder's last frames `(batch, time, channels)`, or those of all layers `(batch, layers, time, channels)`."""
+        """The encoder's last frames `(batch, time, channels)`, or all layers' `(batch, layers, time, channels)`."""
         if self.encoder is None:
             raise ValueError("input_values need the encoder, which was taken out: give encoder_hidden_states")
         if input_values.dim() != 2:
             raise ValueError(f"input_values must have shape (batch, samples), got {tuple(input_values.shape)}")
+        if attention_mask is not None and attention_mask.shape != input_values.shape:
+            raise ValueError(
+                f"attention_mask beside input_values must have shape (batch, samples) = {tuple(input_values.shape)},"
+                f" got {tuple(attention_mask.shape)}"
+            )
         all_layers = self.config.use_weighted_layer_sum
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
             outputs = self.encoder(

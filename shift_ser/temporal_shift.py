@@ -1,4 +1,4 @@
-"""The temporal shift: some channels of every frame are exchanged with a neighbouring frame, at no cost in parameters."""
+"""The temporal shift: some channels of each frame are exchanged with a neighbouring frame, at no cost in parameters."""
 
 import torch
 from torch import nn

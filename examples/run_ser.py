@@ -1,0 +1,35 @@
+"""Train and evaluate a temporal shift model over the folds of IEMOCAP, or of a corpus in its layout.
+
+    python examples/run_ser.py examples/recipes/demo.yaml
+    accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus IEMOCAP_full_release
+
+`--help` lists the flags: the encoder's and head's, the corpus's, and those of the Trainer. Flags win over the recipe.
+"""
+
+import logging
+import sys
+
+from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging as transformers_logging
+
+from shift_ser.arguments import parse_arguments
+from shift_ser.training import CrossValidation
+
+
+def main() -> None:
+    """Parse, run, print."""
+    main_process = PartialState().is_main_process
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+    transformers_logging.disable_progress_bar()
+    try:
+        run = CrossValidation(*parse_arguments(sys.argv[1:]))
+    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
+        sys.exit(f"error: {error}")
+    results = run.run()
+    if main_process:
+        print(f"\n{results['corpus']}\n\n{run.table(results)}\n\nResults, models and figures: {run.results_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What a run can be told: argument classes for `HfArgumentParser`, read from flags and from a recipe in YAML."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .folds import PROTOCOLS
+from .optimization import SCHEDULES
+
+
+def _option(help_text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
+
+    encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
+    variant: str = _option(
+        "published model: cnn, shiftcnn, lstm, shiftlstm, transformer, shiftformer, linear", "shiftformer"
+    )
+    scenario: Literal["feature_extraction", "fine_tuning"] = _option(
+        "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained", "feature_extraction"
+    )
+    shift_placement: str | None = _option("where the shift sits: none, in_place, residual, replace")
+    shift_proportion: float | None = _option("share of channels moved per direction (1/n_div)")
+    shift_direction: str | None = _option("forward or bidirectional")
+    shift_stride: int | None = _option("frames to move by")
+    shift_padding: str | None = _option("what fills vacated frames: zero or repeat")
+    shift_layers: list[int] | None = _option("indices of the blocks with a shift")
+    num_head_layers: int | None = _option("number of blocks")
+    conv_kernel_size: int | None = _option("frames under the depthwise convolution")
+    num_attention_heads: int | None = _option("heads of an attention block")
+    position_embedding_type: str | None = _option("absolute, relative_key or relative_key_query")
+    max_position_embeddings: int | None = _option("frames the position tables reach")
+    use_weighted_layer_sum: bool | None = _option("weighted sum over all encoder layers instead of the last")
+    mask_time_prob: float | None = _option("SpecAugment: share of frames under time masks")
+    mask_time_length: int | None = _option("SpecAugment: frames in a time mask")
+    mask_time_min_masks: int | None = _option("SpecAugment: least number of time masks")
+    mask_feature_prob: float | None = _option("SpecAugment: share of channels under feature masks")
+    mask_feature_length: int | None = _option("SpecAugment: channels in a feature mask")
+    mask_feature_min_masks: int | None = _option("SpecAugment: least number of feature masks")
+    mask_padding: bool | None = _option("false: as the authors, padding to max_seconds counts as speech")
+    encoder_augmentation: bool | None = _option("keep the encoder's own SpecAugment and LayerDrop")
+
+    def config_options(self) -> dict[str, Any]:
+        """What was said of the configuration, by its own names."""
+        said = {name: value for name, value in vars(self).items() if value is not None}
+        encoder, scenario = said.pop("encoder"), said.pop("scenario")
+        del encoder
+        return {**said, "freeze_encoder": scenario == "feature_extraction"}
+
+
+@dataclass
+class DataArguments:
+    """Which corpus, and how much of an utterance."""
+
+    corpus: str = _option("folder of the IEMOCAP release, or of a corpus in its layout", "IEMOCAP_full_release")
+    max_seconds: float = _option("utterances are cut to this length", 7.5)
+    do_normalize: bool | None = _option("scale utterances to zero mean and unit variance; default: as the encoder says")
+    cache_dir: str = _option("where the frozen encoder's frames are kept", "cache/frames")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """The Trainer's arguments with this package's defaults, and what the Trainer does not know.
+
+    `per_device_train_batch_size` is the size of the whole batch, however many processes share it.
+    """
+
+    output_dir: str | None = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
+    protocol: str = _option(f"who selects the epoch, one of {PROTOCOLS}", "test_blind")
+    selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
+    folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
+    evaluate_only: bool = _option("score the models of output_dir again, train none", False)
+    schedule: str = _option(
+        f"learning rate, one of {SCHEDULES}; transformers: what lr_scheduler_type says", "transformers"
+    )
+    warmup_epochs: float = _option("warm-up of the authors' schedules", 5.0)
+    warmup_learning_rate: float = _option("first rate of the authors' cosine", 5e-7)
+    min_learning_rate: float = _option("last rate of the authors' cosine", 5e-6)
+    per_device_train_batch_size: int = _option("utterances in a training batch, over all processes", 32)
+    per_device_eval_batch_size: int = _option("utterances in an evaluation batch, over all processes", 32)
+    logging_strategy: str = _option("as in TrainingArguments", "epoch")
+    save_total_limit: int | None = _option("checkpoints kept while a fold runs", 1)
+    remove_unused_columns: bool = _option("fixed: the data set's transform reads all columns", False)
+    accelerator_config: dict | str | None = field(
+        default_factory=lambda: {"split_batches": True}, metadata={"help": "as in TrainingArguments"}
+    )
+
+    def __post_init__(self) -> None:
+        """Tie evaluation, saving and selection together as the protocol asks."""
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        self.eval_strategy = self.save_strategy = "epoch"
+        self.load_best_model_at_end = self.protocol == "test_blind"
+        self.metric_for_best_model = f"eval_{self.selection_metric}"
+        super().__post_init__()
+        self.dataloader_pin_memory &= self.device.type != "cpu"
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """Read a recipe and flags; flags win.
+
+    Args:
+        arguments: Command line without the program: `[recipe.yaml] [--flag value ...]`.
+
+    Raises:
+        ValueError: If the recipe is not a mapping, or has a key that no argument class knows.
+        FileNotFoundError: If there is no such recipe.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        known = {action.dest for action in parser._actions}
+        words = [*_recipe_words(Path(words[0]), known), *words[1:]]
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+
+
+def _recipe_words(path: Path, known: set[str]) -> list[str]:
+    """A recipe as command-line words, so that both are read by the same rules (in YAML, `1e-4` is a string)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe must be a YAML file, there is none at {str(path)!r}")
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(recipe, dict):
+        raise ValueError(f"recipe {str(path)!r} must hold `key: value` lines, got {type(recipe).__name__}")
+    words = []
+    for key, value in recipe.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"recipe {str(path)!r} has the unknown key {key!r}{hint}")
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{key}", *map(str, values)] if value is not None else []
+    return words

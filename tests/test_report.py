@@ -1,0 +1,150 @@
+import csv
+import os
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from shift_ser.report import (
+    fold_table,
+    plot_confusion,
+    read_json,
+    read_predictions,
+    summarise,
+    write_json,
+    write_predictions,
+)
+
+LABELS = ["angry", "happy", "neutral", "sad"]
+
+
+def fold(number: int, wa: float, ua: float, **more) -> dict:
+    scores = {"test": {"wa": wa, "ua": ua}, "oracle": None, **more}
+    return {"fold": number, "test_session": number, "num_test": 80, "selected_epoch": 7, "last_epoch": 30, **scores}
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_summary_is_the_plain_mean_and_the_sample_deviation():
+    wa, ua = [0.5, 0.75, 0.625], [0.25, 0.5, 0.125]
+    results = [fold(i, *scores) for i, scores in enumerate(zip(wa, ua, strict=True), start=1)]
+    summary = summarise(results, num_folds=3)
+    assert (summary["folds"], summary["num_folds"], summary["oracle"]) == (3, 3, None)
+    for name, values in (("wa", wa), ("ua", ua)):
+        assert summary["test"][name] == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1)})
+
+
+def test_summary_of_one_fold_has_no_deviation_and_of_none_is_an_error():
+    assert summarise([fold(1, 0.5, 0.5)], num_folds=5)["test"]["wa"] == {"mean": 0.5, "std": None}
+    with pytest.raises(ValueError, match="at least one fold, got none"):
+        summarise([], num_folds=5)
+
+
+def test_summary_keeps_the_oracle_apart():
+    results = [fold(i, 0.5, 0.4, oracle={"wa": 0.5 + i / 8, "ua": 0.5}) for i in (1, 2)]
+    summary = summarise(results, num_folds=2)
+    assert summary["test"]["wa"]["mean"] == 0.5
+    assert summary["oracle"]["wa"]["mean"] == 0.6875
+
+
+def test_table_of_the_blind_protocol():
+    table = fold_table([fold(1, 0.5, 0.25), fold(2, 0.75, 0.125)], protocol="test_blind", num_folds=2)
+    assert cells(table) == [
+        ["fold", "test session", "n test", "selected epoch", "WA", "UA"],
+        [("-" * (width - 1)) + ":" for width in (4, 12, 6, 14, 6, 6)],
+        ["1", "1", "80", "7", "50.00%", "25.00%"],
+        ["2", "2", "80", "7", "75.00%", "12.50%"],
+        ["mean", "", "", "", "62.50%", "18.75%"],
+    ]
+    assert "oracle" not in table
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_table_of_the_authors_protocol_says_oracle():
+    results = [fold(1, 0.5, 0.25, selected_epoch=None, oracle={"wa": 0.625, "ua": 0.375})]
+    rows = cells(fold_table(results, protocol="authors", num_folds=5))
+    assert rows[0][3:] == ["last epoch", "last WA", "last UA", "oracle WA", "oracle UA"]
+    assert rows[2] == ["1", "1", "80", "30", "50.00%", "25.00%", "62.50%", "37.50%"]
+    assert rows[3] == ["mean of 1 of 5 folds", "", "", "", "50.00%", "25.00%", "62.50%", "37.50%"]
+
+
+def test_json_is_read_back_and_replaces_the_old_file(tmp_path):
+    for obj in ({"a": [1, 2.5, None], "ü": "ß"}, {"b": 1}):
+        write_json(tmp_path / "results.json", obj)
+        assert read_json(tmp_path / "results.json") == obj
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+@pytest.mark.parametrize("bad", [{"wa": float("nan")}, {"wa": object()}])
+def test_failed_json_leaves_the_old_file(tmp_path, bad):
+    write_json(tmp_path / "results.json", {"old": True})
+    with pytest.raises((TypeError, ValueError)):
+        write_json(tmp_path / "results.json", bad)
+    assert read_json(tmp_path / "results.json") == {"old": True}
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_json(tmp_path / "results.json", {"old": True})
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(tmp_path / "results.json", {"new": True})
+    assert read_json(tmp_path / "results.json") == {"old": True}
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def prediction(utterance: str, probabilities) -> dict:
+    named = dict(zip(LABELS, probabilities, strict=True))
+    best = max(named, key=named.get)
+    row = {"utterance": utterance, "speaker": utterance[:6], "label": "sad", "prediction": best}
+    return {**row, "probabilities": named}
+
+
+def test_predictions_come_back_with_every_digit(tmp_path):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=20)
+    rows = [prediction(f'Ses01F_impro01_"{i},', row) for i, row in enumerate(probabilities)]
+    write_predictions(tmp_path / "predictions.csv", rows=iter(rows))
+    assert read_predictions(tmp_path / "predictions.csv") == rows
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        header = next(csv.reader(file))
+    assert header == ["utterance", "speaker", "label", "prediction", "p_angry", "p_happy", "p_neutral", "p_sad"]
+
+
+def test_predictions_must_be_there_and_agree_on_the_labels(tmp_path):
+    path = tmp_path / "predictions.csv"
+    good = prediction("Ses01F_impro01_F000", [0.1, 0.2, 0.3, 0.4])
+    write_predictions(path, rows=[good])
+    with pytest.raises(ValueError, match="at least one utterance, got none"):
+        write_predictions(path, rows=[])
+    with pytest.raises(ValueError, match=r"'b' has labels \['sad'\], others have \['angry', 'happy'"):
+        write_predictions(path, rows=[good, {**good, "utterance": "b", "probabilities": {"sad": 1.0}}])
+    assert read_predictions(path) == [good]
+    assert os.listdir(tmp_path) == ["predictions.csv"]
+
+
+def test_confusion_matrix_is_drawn_with_row_percentages_and_counts(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.text", lambda self, x, y, text, _text=matplotlib.axes.Axes.text, **style: (
+            drawn.append((round(y), x, text)), _text(self, x, y, text, **style))[1]
+    )  # fmt: skip
+    references = ["angry"] * 3 + ["happy"] * 4 + ["sad"]
+    predicted = ["angry", "angry", "sad", "happy", "happy", "happy", "angry", "sad"]
+    plot_confusion(
+        tmp_path / "confusion.png", references=references, predictions=predicted, label_names=LABELS, title="Title"
+    )
+    for row, true in enumerate(LABELS):
+        answers = [p for r, p in zip(references, predicted, strict=True) if r == true]
+        for column, label in enumerate(LABELS):
+            count = answers.count(label)
+            share = 100 * count / len(answers) if answers else 0
+            assert [text for y, x, text in drawn if (y, x) == (row, column)] == [f"{share:.1f}%", str(count)]
+    image = matplotlib.image.imread(tmp_path / "confusion.png")
+    assert min(image.shape[:2]) > 600 and image.std() > 0.1
+    assert os.listdir(tmp_path) == ["confusion.png"]
