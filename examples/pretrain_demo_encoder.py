@@ -134,9 +134,11 @@ def pretrain(speech: Sequence[np.ndarray], units: Sequence[np.ndarray], *, args:
                 row[: len(unit)] = torch.from_numpy(unit[:frames])
             hidden = model(batch["input_values"], batch["attention_mask"], mask_time_indices=masked).last_hidden_state
             logits, wanted = predict(hidden[masked]), targets[masked]
+            seen = mask & ~masked
             loss = nn.functional.cross_entropy(logits, wanted)
+            total = loss + args.unmasked_weight * nn.functional.cross_entropy(predict(hidden[seen]), targets[seen])
             optimizer.zero_grad()
-            loss.backward()
+            total.backward()
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
             schedule.step()
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch_size", type=int, default=12)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--unmasked_weight", type=float, default=1.0, help="weight of the loss on frames that are heard")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

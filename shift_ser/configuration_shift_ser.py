@@ -181,7 +181,8 @@ class ShiftConfig(PreTrainedConfig):
         allowed = ALLOWED_PLACEMENTS[self.head_type]
         if self.shift_placement not in allowed:
             raise ValueError(
-                f"shift_placement of head_type={self.head_type!r} must be one of {allowed}, got {self.shift_placement!r}"
+                f"shift_placement of head_type={self.head_type!r} must be one of {allowed},"
+                f" got {self.shift_placement!r}"
             )
         try:
             check_shift(

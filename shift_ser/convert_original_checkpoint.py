@@ -1,7 +1,7 @@
 """The authors' checkpoints in our names: `python -m shift_ser.convert_original_checkpoint --help`.
 
-The authors' `Pretrain_Model` holds the head under `model.` and a torchaudio encoder under `pretrain.`; a bare head has no
-prefix. Facts on names and label order: github.com/ECNU-Cross-Innovation-Lab/ShiftSER.
+The authors' `Pretrain_Model` holds the head under `model.` and a torchaudio encoder under `pretrain.`; a bare head has
+no prefix. Facts on names and label order: github.com/ECNU-Cross-Innovation-Lab/ShiftSER.
 """
 
 import argparse

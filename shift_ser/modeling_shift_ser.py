@@ -11,6 +11,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import can_return_tuple
 
 from .configuration_shift_ser import ShiftConfig
+from .padding_aware import make_padding_aware, utterance_ends
 from .shift_blocks import ShiftHead
 from .temporal_shift import zero_padding
 
@@ -83,6 +84,7 @@ class ShiftModel(ShiftPreTrainedModel):
         super().__init__(config)
         config.validate()
         self.encoder = AutoModel.from_config(config.encoder_config)
+        make_padding_aware(self.encoder)
         layers = config.encoder_config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
@@ -180,7 +182,8 @@ class ShiftModel(ShiftPreTrainedModel):
                 f" got {tuple(attention_mask.shape)}"
             )
         all_layers = self.config.use_weighted_layer_sum
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+        trained = torch.is_grad_enabled() and not self.config.freeze_encoder
+        with torch.set_grad_enabled(trained), utterance_ends(self.encoder, attention_mask):
             outputs = self.encoder(
                 input_values, attention_mask=attention_mask, output_hidden_states=all_layers, return_dict=True
             )

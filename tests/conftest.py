@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
+from shift_ser.convert_original_checkpoint import convert_state_dict
 from shift_ser.synthetic_corpus import make_synthetic_corpus
 
 logging.disable_progress_bar()
@@ -29,8 +30,7 @@ ENCODER_CONFIGS = {
     config.model_type: config
     for config in (Wav2Vec2Config, HubertConfig, WavLMConfig, UniSpeechSatConfig, Data2VecAudioConfig)
 }
-HOP = 320  # samples from frame to frame, as in the real encoders
-RECEPTIVE = 330  # samples under one frame of the tiny encoder
+HOP = 320  # samples from frame to frame of every encoder here, as in the real ones
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,8 @@ def tiny_encoder_config(model_type: str = "hubert", **options) -> PreTrainedConf
         "num_conv_pos_embeddings": 15, "num_conv_pos_embedding_groups": 2, "conv_pos_kernel_size": 15,
         "feat_extract_norm": "layer", "do_stable_layer_norm": True,
     }  # fmt: skip
+    if model_type == "data2vec-audio":
+        settings["num_conv_pos_embeddings"] = 2  # there it is the number of convolutions
     return ENCODER_CONFIGS[model_type](**{**settings, **options})
 
 
@@ -75,11 +77,6 @@ def speech_batch(lengths, *, seed: int = 0):
         speech[row, :length] = torch.randn(length, generator=generator)
         mask[row, :length] = 1
     return speech, mask
-
-
-def golden(name: str) -> tuple[dict, dict]:
-    """Options and tensors of one of the authors' cases."""
-    return CASES[name], load_file(FIXTURES / f"{name}.safetensors")
 
 
 def golden_options(name: str) -> dict:
@@ -105,9 +102,7 @@ def golden_options(name: str) -> dict:
 
 def golden_model(name: str) -> tuple[ShiftForSequenceClassification, dict]:
     """The golden case's model with the authors' weights, SpecAugment off, in eval mode; and the case's tensors."""
-    from shift_ser.convert_original_checkpoint import convert_state_dict
-
-    _, tensors = golden(name)
+    tensors = load_file(FIXTURES / f"{name}.safetensors")
     config = ShiftConfig(**golden_options(name), mask_time_prob=0.0, mask_feature_prob=0.0)
     model = ShiftForSequenceClassification(config).eval()
     state = {key[6:]: tensor for key, tensor in tensors.items() if key.startswith("state.")}
