@@ -9,7 +9,6 @@
 import logging
 import sys
 
-from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
@@ -19,11 +18,12 @@ from shift_ser.training import CrossValidation
 
 def main() -> None:
     """Parse, run, print."""
-    main_process = PartialState().is_main_process
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
     transformers_logging.disable_progress_bar()
     try:
-        run = CrossValidation(*parse_arguments(sys.argv[1:]))
+        arguments = parse_arguments(sys.argv[1:])
+        main_process = arguments[-1].process_index == 0
+        logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
+        run = CrossValidation(*arguments)
     except (ValueError, FileNotFoundError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     results = run.run()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -104,8 +105,9 @@ class RunArguments(TrainingArguments):
         self.eval_strategy = self.save_strategy = "epoch"
         self.load_best_model_at_end = self.protocol == "test_blind"
         self.metric_for_best_model = f"eval_{self.selection_metric}"
+        # Without this, several processes on a machine without accelerator would each take themselves for the only one.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
-        self.dataloader_pin_memory &= self.device.type != "cpu"
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
@@ -115,13 +117,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         arguments: Command line without the program: `[recipe.yaml] [--flag value ...]`.
 
     Raises:
-        ValueError: If the recipe is not a mapping, or has a key that no argument class knows.
+        ValueError: If the recipe is not YAML or not a mapping, or has a key that no argument class knows.
         FileNotFoundError: If there is no such recipe.
     """
     parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
     words = list(arguments)
     if words and not words[0].startswith("-"):
-        known = {action.dest for action in parser._actions}
+        known = {action.dest for action in parser._actions} - {"help"}
         words = [*_recipe_words(Path(words[0]), known), *words[1:]]
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
 
@@ -130,7 +132,10 @@ def _recipe_words(path: Path, known: set[str]) -> list[str]:
     """A recipe as command-line words, so that both are read by the same rules (in YAML, `1e-4` is a string)."""
     if not path.is_file():
         raise FileNotFoundError(f"recipe must be a YAML file, there is none at {str(path)!r}")
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {str(path)!r} must be YAML, got {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"recipe {str(path)!r} must hold `key: value` lines, got {type(recipe).__name__}")
     words = []

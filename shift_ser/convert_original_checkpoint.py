@@ -127,7 +127,10 @@ def convert_checkpoint(
         model = ShiftForSequenceClassification(config)
     else:
         raise ValueError(f"encoder must be named, since {str(path)!r} holds a head alone; got None")
-    missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the file must fit variant {variant!r} and the encoder's width: {error}") from error
     allowed = ("shift_ser.encoder.masked_spec_embed",) if has_encoder else ("shift_ser.encoder.",)
     missing = [name for name in missing if not name.startswith(allowed)]
     if missing or unexpected:

@@ -41,14 +41,11 @@ class ShiftPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "ShiftPreTrainedModel":
-        """A new head on a pretrained encoder.
+        """A new head on a pretrained encoder, in eval mode.
 
         Args:
             name_or_path: Hub name or folder of a wav2vec2-like encoder, e.g. `facebook/hubert-base-ls960`.
             **options: Options of `ShiftConfig` for the head; `variant="shiftformer"` takes one's published settings.
-
-        Returns:
-            The model, in eval mode.
 
         Raises:
             ValueError: If the checkpoint lacks weights of the encoder.

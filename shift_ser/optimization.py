@@ -31,7 +31,7 @@ def cosine_rate(
     Example:
         >>> options = dict(base=5e-4, num_steps=24, warmup_steps=8, warmup_start=5e-7, minimum=5e-6)
         >>> [round(cosine_rate(step, **options), 9) for step in (0, 1, 2, 9)]
-        [5e-07, 5e-07, 6.2937e-05, 0.00037625]
+        [5e-07, 5e-07, 6.2938e-05, 0.00037625]
     """
     step = max(step - 1, 0)
     if step < warmup_steps:

@@ -40,6 +40,7 @@ RESULT_ARGUMENTS = (
     "fp16",
 )
 # fmt: on
+HISTORY = ("epoch", "step", "loss", "grad_norm", "learning_rate", "eval_loss", "eval_wa", "eval_ua")
 
 
 class CrossValidation:
@@ -250,7 +251,6 @@ class CrossValidation:
 
     def _describe(self, plan: FoldPlan, trainer: ShiftTrainer) -> dict[str, Any]:
         """What is known of a trained fold before its test session is scored."""
-        epochs = [entry for entry in trainer.state.log_history if "eval_wa" in entry]
         result: dict[str, Any] = {
             "fold": plan.fold,
             "plan": plan.hash,
@@ -263,8 +263,9 @@ class CrossValidation:
             "selected_epoch": None,
             "selection": None,
             "oracle": None,
-            "history": [entry for entry in trainer.state.log_history if {"loss", "eval_wa"} & entry.keys()],
+            "history": _history(trainer.state.log_history),
         }
+        epochs = [entry for entry in result["history"] if "eval_wa" in entry]
         if self.run_args.protocol == "test_blind":
             best = next(entry for entry in epochs if entry["step"] == trainer.state.best_global_step)
             result["selected_epoch"] = round(best["epoch"])
@@ -325,6 +326,16 @@ def versions() -> dict[str, str]:
     """Releases of what a result rests on."""
     packages = ("shift-ser", "torch", "transformers", "datasets", "evaluate", "accelerate", "numpy")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The Trainer's log, one entry per logged step, without clock times: the same run gives the same history."""
+    merged: dict[float, dict[str, float]] = {}
+    for entry in log:
+        kept = {name: value for name, value in entry.items() if name in HISTORY}
+        if kept.keys() - {"epoch", "step"}:
+            merged.setdefault(entry["step"], {}).update(kept)
+    return list(merged.values())
 
 
 def _last_checkpoint(folder: str) -> str | None:

@@ -39,6 +39,7 @@ def test_published_settings(variant):
     assert (config.mask_feature_prob, config.mask_feature_length, config.mask_feature_min_masks) == (0.05, 64, 1)
     assert config.mask_padding and config.freeze_encoder and not config.use_weighted_layer_sum
     assert config.encoder_config.model_type == "hubert" and config.hidden_size == 768
+    assert config.num_hidden_layers == config.num_head_layers
 
 
 def test_default_is_the_shiftformer():
@@ -142,7 +143,7 @@ def test_which_placement_a_head_knows(head_type, placement):
         ({"mask_feature_prob": -0.1}, r"mask_feature_prob must be from 0 to 1, got -0\.1"),
         ({"mask_time_length": 0}, r"mask_time_length must be at least 1 and mask_time_min_masks .* got 0, 2"),
         ({"mask_feature_min_masks": -1}, r"mask_feature_min_masks at least 0, got 64, -1"),
-        ({"mask_feature_length": 96}, r"mask_feature_length must be less than .* 96 \(or mask_feature_prob 0\), got 96"),
+        ({"mask_feature_length": 96}, r"mask_feature_length must be less than .* \(or mask_feature_prob 0\), got 96"),
         ({"encoder_config": {"model_type": "bert"}}, r"encoder_config must be that of a wav2vec2-like .* got 'bert'"),
     ],
 )

@@ -66,7 +66,8 @@ def test_equals_naive_loop(seed):
             frames, proportion=1 / n_div, stride=stride, direction=direction, padding=padding, attention_mask=mask
         )
         expected = naive_shift(
-            frames.tolist(), fold=channels // n_div, stride=stride, direction=direction, padding=padding, lengths=lengths
+            frames.tolist(), fold=channels // n_div, stride=stride, direction=direction, padding=padding,
+            lengths=lengths,
         )  # fmt: skip
         assert torch.equal(shifted, torch.tensor(expected)), (direction, n_div, stride, padding, lengths)
         assert torch.equal(frames, before)
