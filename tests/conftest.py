@@ -39,9 +39,9 @@ def small_corpus(tmp_path_factory):
     return make_synthetic_corpus(tmp_path_factory.mktemp("corpora") / "small", num_utterances=40, seed=0)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Tiny tensors: waking a second thread takes longer than the work."""
+    """Tiny tensors: waking a second thread takes longer than the work. And sums keep their order, in all fixtures."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
