@@ -19,7 +19,9 @@ def main() -> None:
     mask = (torch.arange(FRAMES) < SPEECH)[None]
     panels = {
         "input\n(frames 7 and 8 are padding)": frames * mask[..., None],
-        "forward, proportion 1/4\n2 of 8 channels delayed": temporal_shift(frames, proportion=1 / 4, attention_mask=mask),
+        "forward, proportion 1/4\n2 of 8 channels delayed": temporal_shift(
+            frames, proportion=1 / 4, attention_mask=mask
+        ),
         "bidirectional, proportion 1/4\n2 delayed, 2 advanced": temporal_shift(
             frames, proportion=1 / 4, direction="bidirectional", attention_mask=mask
         ),

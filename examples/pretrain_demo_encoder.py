@@ -143,7 +143,9 @@ def pretrain(speech: Sequence[np.ndarray], units: Sequence[np.ndarray], *, args:
             optimizer.step()
             schedule.step()
             if step % 25 == 24:
-                progress.set_postfix(loss=f"{loss.item():.3f}", right=f"{(logits.argmax(-1) == wanted).float().mean():.3f}")
+                progress.set_postfix(
+                    loss=f"{loss.item():.3f}", right=f"{(logits.argmax(-1) == wanted).float().mean():.3f}"
+                )
     logger.info("last batch: loss %.3f, units told right %.3f", loss, (logits.argmax(-1) == wanted).float().mean())
     return model.eval()
 
@@ -157,7 +159,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="0 saves random weights, for comparison")
     parser.add_argument("--batch_size", type=int, default=12)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--unmasked_weight", type=float, default=1.0, help="weight of the loss on frames that are heard")
+    parser.add_argument(
+        "--unmasked_weight", type=float, default=1.0, help="weight of the loss on frames that are heard"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

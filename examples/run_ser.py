@@ -1,7 +1,7 @@
 """Train and evaluate a temporal shift model over the folds of IEMOCAP, or of a corpus in its layout.
 
     python examples/run_ser.py examples/recipes/demo.yaml
-    accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus IEMOCAP_full_release
+    accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus FOLDER
 
 `--help` lists the flags: the encoder's and head's, the corpus's, and those of the Trainer. Flags win over the recipe.
 """

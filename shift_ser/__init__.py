@@ -2,6 +2,7 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
+from .audio import read_audio
 from .configuration_shift_ser import ShiftConfig
 from .feature_extraction_shift_ser import ShiftFeatureExtractor
 from .modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
@@ -14,6 +15,7 @@ __all__ = [
     "ShiftForSequenceClassification",
     "ShiftModel",
     "TemporalShift",
+    "read_audio",
     "temporal_shift",
 ]
 

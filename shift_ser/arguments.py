@@ -76,7 +76,7 @@ class RunArguments(TrainingArguments):
     `per_device_train_batch_size` is the size of the whole batch, however many processes share it.
     """
 
-    output_dir: str | None = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
+    output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
     protocol: str = _option(f"who selects the epoch, one of {PROTOCOLS}", "test_blind")
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
@@ -106,7 +106,8 @@ class RunArguments(TrainingArguments):
         self.load_best_model_at_end = self.protocol == "test_blind"
         self.metric_for_best_model = f"eval_{self.selection_metric}"
         # Without this, several processes on a machine without accelerator would each take themselves for the only one.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
         super().__post_init__()
 
 

@@ -35,7 +35,9 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **options: Any) -> Any:
         """As in the base class, which would drop an option that a stock extractor's file does not name."""
-        own = {name: options.pop(name) for name in ("min_length", "fixed_length", "do_normalize") if name in options}
+        own: dict[str, Any] = {
+            name: options.pop(name) for name in ("min_length", "fixed_length", "do_normalize") if name in options
+        }
         return super().from_dict({**feature_extractor_dict, **own}, **options)
 
     def __call__(self, raw_speech: Any, **options: Any) -> BatchFeature:

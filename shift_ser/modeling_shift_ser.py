@@ -82,7 +82,7 @@ class ShiftModel(ShiftPreTrainedModel):
         config.validate()
         self.encoder = AutoModel.from_config(config.encoder_config)
         make_padding_aware(self.encoder)
-        layers = config.encoder_config.num_hidden_layers + 1
+        layers = self.encoder.config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
         self.head = ShiftHead(config)
@@ -128,15 +128,15 @@ class ShiftModel(ShiftPreTrainedModel):
         Raises:
             ValueError: Unless exactly one input is given, and in the shape above.
         """
-        if (input_values is None) == (encoder_hidden_states is None):
-            given = "neither" if input_values is None else "both"
-            raise ValueError(f"give exactly one of input_values and encoder_hidden_states, got {given}")
         if not self.config.mask_padding:
             attention_mask = None
-        if encoder_hidden_states is None:
+        if input_values is not None and encoder_hidden_states is None:
             frames = self._encode(input_values, attention_mask)
-        else:
+        elif input_values is None and encoder_hidden_states is not None:
             frames = self._check_frames(encoder_hidden_states, attention_mask)
+        else:
+            given = "neither" if input_values is None else "both"
+            raise ValueError(f"give exactly one of input_values and encoder_hidden_states, got {given}")
         if self.layer_weights is not None:
             frames = torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0).to(frames.dtype), frames)
         mask = self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=input_values is not None)

@@ -8,6 +8,7 @@ end. No parameter changes its name.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ class MaskedActivation(nn.Module):
         return values.masked_fill(_outside(self.lengths, values.shape[-1])[:, None, :], 0.0)
 
 
-def make_padding_aware(encoder: nn.Module) -> None:
+def make_padding_aware(encoder: Any) -> None:
     """Put the two modules above where a wav2vec2-like encoder needs them."""
     first = encoder.feature_extractor.conv_layers[0]
     norm = getattr(first, "layer_norm", None)
@@ -69,7 +70,7 @@ def make_padding_aware(encoder: nn.Module) -> None:
 
 
 @contextmanager
-def utterance_ends(encoder: nn.Module, attention_mask: torch.Tensor | None) -> Iterator[None]:
+def utterance_ends(encoder: Any, attention_mask: torch.Tensor | None) -> Iterator[None]:
     """For the time of one forward pass, tell a padding-aware encoder where utterances end.
 
     Args:

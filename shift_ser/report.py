@@ -89,8 +89,13 @@ def write_json(path: str | Path, obj: Any) -> None:
         path: File to write.
         obj: What JSON can hold; NaN and infinity it cannot.
     """
+    write_text(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8: the file is the old or the new one, never half of either."""
     with _aside(path) as part:
-        part.write_text(json.dumps(obj, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

@@ -16,6 +16,7 @@ class ShiftTrainer(Trainer):
     """The stock Trainer with the authors' rules for weight decay and learning rate."""
 
     args: RunArguments
+    lr_scheduler: LRScheduler | None
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All parameters but vectors and biases."""
@@ -44,7 +45,9 @@ class FoldProgress(TrainerCallback):
     """One progress bar for a fold, in epochs, with the latest loss and scores beside it."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.bar, self.seen = title, None, {}
+        self.title = title
+        self.bar: Any = None
+        self.seen: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar on the main process."""

@@ -11,25 +11,30 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch.utils.data import Dataset
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from .arguments import DataArguments, ModelArguments, RunArguments
+from .corpus import SpeechCorpus
 from .data_collator import DataCollatorForShift
-from .feature_extraction_shift_ser import ShiftFeatureExtractor
 from .folds import FoldPlan, plan_folds
-from .frame_cache import FrameCache, FrameDataset, encode_dataset
-from .iemocap import load_iemocap
 from .metrics import compute_metrics
 from .modeling_shift_ser import ShiftForSequenceClassification
-from .report import fold_table, plot_confusion, read_json, read_predictions, summarise, write_json, write_predictions
+from .report import (
+    fold_table,
+    plot_confusion,
+    read_json,
+    read_predictions,
+    summarise,
+    write_json,
+    write_predictions,
+    write_text,
+)
 from .trainer import FoldProgress, ShiftTrainer
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000
 # What of the Trainer's arguments a result depends on; a folder takes up only a run with the same.
 # fmt: off
 RESULT_ARGUMENTS = (
@@ -59,23 +64,18 @@ class CrossValidation:
     def __init__(self, model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments) -> None:
         self.model_args, self.data_args, self.run_args = model_args, data_args, run_args
         self.output_dir = Path(run_args.output_dir)
-        self.feature_extractor = build_feature_extractor(model_args, data_args)
-        self.dataset = load_iemocap(data_args.corpus)
-        self.labels: list[str] = self.dataset.features["label"].names
-        self.label_of = dict(zip(self.dataset["utterance"], self.dataset["label"], strict=True))
-        self.row_of = {utterance: row for row, utterance in enumerate(self.dataset["utterance"])}
-        self.plans = plan_folds(self.dataset, protocol=run_args.protocol)
+        self.corpus = SpeechCorpus(model_args, data_args)
+        self.plans = plan_folds(self.corpus.dataset, protocol=run_args.protocol)
         known = [plan.fold for plan in self.plans]
         if not set(run_args.folds or []) <= set(known):
             raise ValueError(f"folds must be among {known}, got {run_args.folds}")
-        self.cache: FrameCache | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything the results depend on, but for where files lie."""
         said = vars(self.model_args) | {"max_seconds": self.data_args.max_seconds}
         said |= {name: getattr(self.run_args, name) for name in RESULT_ARGUMENTS}
-        extractor = {name: getattr(self.feature_extractor, name) for name in ("do_normalize", "fixed_length")}
+        extractor = {name: getattr(self.corpus.feature_extractor, name) for name in ("do_normalize", "fixed_length")}
         plans = {str(plan.fold): plan.hash for plan in self.plans}
         plain = {name: getattr(value, "value", value) for name, value in (said | extractor).items()}
         return {**plain, "plans": plans}
@@ -116,8 +116,8 @@ class CrossValidation:
         if self.run_args.process_index == 0:
             folder = self._fold_dir(plan)
             model.save_pretrained(folder)
-            self.feature_extractor.save_pretrained(folder)
-            write_predictions(folder / "predictions.csv", rows=rows)
+            self.corpus.feature_extractor.save_pretrained(folder)
+            write_predictions(self._predictions_path(plan.fold), rows=rows)
             write_json(folder / "result.json", result)
             shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
         PartialState().wait_for_everyone()
@@ -137,7 +137,7 @@ class CrossValidation:
         trainer = self._trainer(model, plan, train=(), select=plan.test)
         scores, rows = self._score(trainer, plan.test)
         if self.run_args.process_index == 0:
-            write_predictions(self.results_dir / f"predictions_fold{plan.fold}.csv", rows=rows)
+            write_predictions(self._predictions_path(plan.fold), rows=rows)
         return {**read_json(folder / "result.json"), "test": scores}
 
     def _fold(self, plan: FoldPlan) -> dict[str, Any]:
@@ -150,6 +150,11 @@ class CrossValidation:
 
     def _fold_dir(self, plan: FoldPlan) -> Path:
         return self.output_dir / f"fold{plan.fold}"
+
+    def _predictions_path(self, fold: int) -> Path:
+        if self.run_args.evaluate_only:
+            return self.results_dir / f"predictions_fold{fold}.csv"
+        return self.output_dir / f"fold{fold}" / "predictions.csv"
 
     @property
     def results_dir(self) -> Path:
@@ -176,7 +181,7 @@ class CrossValidation:
             raise ValueError(f"output_dir must hold no other run, but {str(path.parent)!r} does: {told}")
 
     def _new_model(self) -> ShiftForSequenceClassification:
-        names = dict(enumerate(self.labels))
+        names = dict(enumerate(self.corpus.labels))
         model = ShiftForSequenceClassification.from_encoder_pretrained(
             self.model_args.encoder,
             **self.model_args.config_options(),
@@ -186,33 +191,12 @@ class CrossValidation:
         return model
 
     def _take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
-        """Feature extraction: run the frozen encoder once for all folds, then train and keep checkpoints without it."""
+        """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""
         encoder = model.shift_ser.encoder
         if model.config.freeze_encoder:
-            if self.cache is None:
-                self.cache = encode_dataset(
-                    encoder.to(self.run_args.device),
-                    self.dataset,
-                    feature_extractor=self.feature_extractor,
-                    cache_dir=self.data_args.cache_dir,
-                    all_layers=model.config.use_weighted_layer_sum,
-                    max_seconds=self.data_args.max_seconds,
-                )
+            self.corpus.encode(encoder.to(self.run_args.device), all_layers=model.config.use_weighted_layer_sum)
             model.shift_ser.encoder = None
         return encoder
-
-    def _examples(self, utterances: Sequence[str]) -> Dataset:
-        """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
-        if self.cache is not None:
-            return FrameDataset(self.cache, utterances, [self.label_of[utterance] for utterance in utterances])
-        rows = self.dataset.select([self.row_of[utterance] for utterance in utterances])
-        return rows.select_columns(["audio", "label"]).with_transform(self._to_input)
-
-    def _to_input(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        longest = round(self.data_args.max_seconds * SAMPLING_RATE)
-        speech = [audio["array"][:longest] for audio in rows["audio"]]
-        features = self.feature_extractor(speech, sampling_rate=SAMPLING_RATE)
-        return {"input_values": features["input_values"], "labels": rows["label"]}
 
     def _trainer(
         self, model: ShiftForSequenceClassification, plan: FoldPlan, *, train: Sequence[str], select: Sequence[str]
@@ -222,8 +206,8 @@ class CrossValidation:
         trainer = ShiftTrainer(
             model=model,
             args=run_args,
-            train_dataset=self._examples(train) if train else None,
-            eval_dataset=self._examples(select),
+            train_dataset=self.corpus.examples(train) if train else None,
+            eval_dataset=self.corpus.examples(select),
             data_collator=DataCollatorForShift(),
             compute_metrics=compute_metrics,
             callbacks=[FoldProgress(f"fold {plan.fold}/{len(self.plans)}")],
@@ -234,20 +218,9 @@ class CrossValidation:
 
     def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """WA and UA of the utterances, and a row for each of them."""
-        output = trainer.predict(self._examples(utterances), metric_key_prefix="test")
-        probabilities = torch.from_numpy(output.predictions).double().softmax(dim=-1).tolist()
-        speakers = dict(zip(self.dataset["utterance"], self.dataset["speaker"], strict=True))
-        rows = [
-            {
-                "utterance": utterance,
-                "speaker": speakers[utterance],
-                "label": self.labels[self.label_of[utterance]],
-                "prediction": self.labels[max(range(len(row)), key=row.__getitem__)],
-                "probabilities": dict(zip(self.labels, row, strict=True)),
-            }
-            for utterance, row in zip(utterances, probabilities, strict=True)
-        ]
-        return {name: output.metrics[f"test_{name}"] for name in ("wa", "ua")}, rows
+        output = trainer.predict(self.corpus.examples(utterances), metric_key_prefix="test")
+        scores = {name: output.metrics[f"test_{name}"] for name in ("wa", "ua")}
+        return scores, self.corpus.prediction_rows(utterances, torch.from_numpy(output.predictions))
 
     def _describe(self, plan: FoldPlan, trainer: ShiftTrainer) -> dict[str, Any]:
         """What is known of a trained fold before its test session is scored."""
@@ -277,49 +250,28 @@ class CrossValidation:
     def _report(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """Write `results.json`, the table and the confusion matrix, pooled over folds."""
         summary = summarise(results, num_folds=len(self.plans))
-        corpus = self.dataset.info.description
-        report = {"corpus": corpus, "settings": self.settings, "versions": versions(), "summary": summary, "folds": results}
+        corpus = self.corpus.description
+        report = {
+            "corpus": corpus,
+            "settings": self.settings,
+            "versions": versions(),
+            "summary": summary,
+            "folds": results,
+        }
         if self.run_args.process_index == 0:
-            folder = self.results_dir
-            write_json(folder / "results.json", report)
-            (folder / "results.md").write_text(self.table(report) + "\n", encoding="utf-8")
-            rows = []
-            for result in results:
-                again = folder / f"predictions_fold{result['fold']}.csv"
-                kept = self.output_dir / f"fold{result['fold']}" / "predictions.csv"
-                rows += read_predictions(again if self.run_args.evaluate_only else kept)
+            write_json(self.results_dir / "results.json", report)
+            write_text(self.results_dir / "results.md", self.table(report) + "\n")
+            rows = [row for result in results for row in read_predictions(self._predictions_path(result["fold"]))]
+            pooled = f"{self.model_args.variant}, {len(results)} of {len(self.plans)} folds pooled"
             plot_confusion(
-                folder / "confusion.png",
+                self.results_dir / "confusion.png",
                 references=[row["label"] for row in rows],
                 predictions=[row["prediction"] for row in rows],
-                label_names=self.labels,
-                title=f"{self.model_args.variant}, {len(results)} of {len(self.plans)} folds pooled\n{corpus.split(',')[0]}",
+                label_names=self.corpus.labels,
+                title=f"{pooled}\n{corpus.split(',')[0]}",
             )
         PartialState().wait_for_everyone()
         return report
-
-
-def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:
-    """The encoder's own preprocessing, with the mask always on, or padded to one length as the authors did.
-
-    Raises:
-        ValueError: If the encoder tells nothing of its preprocessing and neither does `do_normalize`, or its sampling
-            rate is not 16 kHz.
-    """
-    fixed = round(data_args.max_seconds * SAMPLING_RATE) if model_args.mask_padding is False else None
-    options = {} if data_args.do_normalize is None else {"do_normalize": data_args.do_normalize}
-    try:
-        extractor = ShiftFeatureExtractor.from_pretrained(model_args.encoder, fixed_length=fixed, **options)
-    except OSError as error:
-        if not options:
-            raise ValueError(
-                f"do_normalize must be given, since {model_args.encoder!r} has no readable preprocessor_config.json,"
-                f" got None ({error})"
-            ) from error
-        extractor = ShiftFeatureExtractor(fixed_length=fixed, **options)
-    if extractor.sampling_rate != SAMPLING_RATE:
-        raise ValueError(f"encoder must take speech at {SAMPLING_RATE} Hz, got {extractor.sampling_rate}")
-    return extractor
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,9 @@ TRAVELLING = {
 }  # fmt: skip
 # Everything a module may take from its siblings; what is not named here is a leaf.
 DIRECTION = {
-    "__init__": {"configuration_shift_ser", "feature_extraction_shift_ser", "modeling_shift_ser", "temporal_shift"},
+    "__init__": {
+        "audio", "configuration_shift_ser", "feature_extraction_shift_ser", "modeling_shift_ser", "temporal_shift",
+    },
     "configuration_shift_ser": {"temporal_shift"},
     "shift_blocks": {"temporal_shift"},
     "modeling_shift_ser": {"configuration_shift_ser", "padding_aware", "shift_blocks", "temporal_shift"},
@@ -31,6 +33,7 @@ DIRECTION = {
     "synthetic_corpus": {"espeak", "iemocap_release", "synthetic_speech"},
     "arguments": {"folds", "optimization"},
     "trainer": {"arguments", "optimization"},
+    "corpus": {"arguments", "audio", "feature_extraction_shift_ser", "frame_cache", "iemocap"},
     "training": set(MODULES) - {"__init__", "training"},
 }  # fmt: skip
 STANDARD_AND = {"torch", "transformers", "huggingface_hub", "numpy"}
@@ -118,6 +121,7 @@ def test_exports():
         "ShiftForSequenceClassification",
         "ShiftModel",
         "TemporalShift",
+        "read_audio",
         "temporal_shift",
     ]
     assert all(hasattr(shift_ser, name) for name in shift_ser.__all__)

@@ -12,9 +12,7 @@ from shift_ser.modeling_shift_ser import masked_mean
 
 PLACES = [(head, placement) for head, placements in ALLOWED_PLACEMENTS.items() for placement in placements]
 LENGTHS = (5000, 2700, 1300)
-NO_DROPOUT = {
-    name: 0.0 for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
-}
+NO_DROPOUT = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")}
 NO_SPEC_AUGMENT = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
 

@@ -20,8 +20,9 @@ FAMILIES = [
 def tiny(model_type, norm):
     options = {} if norm is None else {"feat_extract_norm": norm}
     return AutoConfig.for_model(
-        model_type, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, conv_pos_kernel_size=5, **options,
+        model_type, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(16,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, conv_pos_kernel_size=5,
+        **options,
     )  # fmt: skip
 
 

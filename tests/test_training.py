@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from conftest import tiny_encoder_config
 from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline, set_seed
 
 from shift_ser import ShiftFeatureExtractor
@@ -15,8 +16,6 @@ from shift_ser.arguments import parse_arguments
 from shift_ser.audio import read_audio
 from shift_ser.report import read_json, read_predictions
 from shift_ser.training import CrossValidation
-
-from conftest import tiny_encoder_config
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "examples" / "recipes").glob("*.yaml") if path.stem != "demo")
@@ -176,7 +175,7 @@ def test_fine_tuning_trains_the_encoder_but_its_convolutions(cross_validate, enc
 def test_mask_padding_false_cuts_and_pads_to_one_length(cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--mask_padding", "false", "--max_seconds", 1.5, "--folds", 1)
     run.run()
-    assert {run.cache.frames(name).shape[0] for name in run.dataset["utterance"]} == {74}
+    assert {run.corpus.cache.frames(name).shape[0] for name in run.corpus.label_of} == {74}
     assert ShiftFeatureExtractor.from_pretrained(tmp_path / "out" / "fold1").fixed_length == 24000
 
 

@@ -1,0 +1,110 @@
+"""A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from .arguments import DataArguments, ModelArguments
+from .audio import SAMPLING_RATE
+from .feature_extraction_shift_ser import ShiftFeatureExtractor
+from .frame_cache import FrameCache, FrameDataset, encode_dataset
+from .iemocap import load_iemocap
+
+
+class SpeechCorpus:
+    """The corpus of a run, preprocessed as its encoder wants it.
+
+    Args:
+        model_args: Which encoder.
+        data_args: Which corpus, and how much of an utterance.
+
+    Attributes:
+        dataset: What `load_iemocap` returned.
+        description: What kind of speech it is, in a sentence.
+        labels: Class names by index.
+        label_of: Class index of each utterance.
+        speaker_of: Speaker of each utterance.
+        cache: The frozen encoder's frames, once `encode` has run.
+
+    Raises:
+        ValueError: If the encoder's preprocessing is not known or not for 16 kHz.
+        FileNotFoundError: If the corpus is not where it is said to be.
+    """
+
+    def __init__(self, model_args: ModelArguments, data_args: DataArguments) -> None:
+        self.data_args = data_args
+        self.feature_extractor = build_feature_extractor(model_args, data_args)
+        self.dataset = load_iemocap(data_args.corpus)
+        self.description: str = self.dataset.info.description
+        self.labels: list[str] = self.dataset.features["label"].names
+        names = list(self.dataset["utterance"])
+        self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))
+        self.speaker_of: dict[str, str] = dict(zip(names, self.dataset["speaker"], strict=True))
+        self.cache: FrameCache | None = None
+        self._row_of = {utterance: row for row, utterance in enumerate(names)}
+
+    def encode(self, encoder: PreTrainedModel, *, all_layers: bool) -> None:
+        """Run a frozen encoder over the corpus, once; from then on `examples` are its frames."""
+        if self.cache is None:
+            self.cache = encode_dataset(
+                encoder,
+                self.dataset,
+                feature_extractor=self.feature_extractor,
+                cache_dir=self.data_args.cache_dir,
+                all_layers=all_layers,
+                max_seconds=self.data_args.max_seconds,
+            )
+
+    def examples(self, utterances: Sequence[str]) -> Dataset:
+        """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
+        if self.cache is not None:
+            return FrameDataset(self.cache, utterances, [self.label_of[utterance] for utterance in utterances])
+        rows = self.dataset.select([self._row_of[utterance] for utterance in utterances])
+        return rows.select_columns(["audio", "label"]).with_transform(self._to_input)
+
+    def _to_input(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        longest = round(self.data_args.max_seconds * SAMPLING_RATE)
+        speech = [audio["array"][:longest] for audio in rows["audio"]]
+        features = self.feature_extractor(speech, sampling_rate=SAMPLING_RATE)
+        return {"input_values": features["input_values"], "labels": rows["label"]}
+
+    def prediction_rows(self, utterances: Sequence[str], logits: torch.Tensor) -> list[dict[str, Any]]:
+        """What `report.write_predictions` takes, from logits `(utterances, labels)`."""
+        rows = []
+        for utterance, scores in zip(utterances, logits.double().softmax(dim=-1).tolist(), strict=True):
+            rows.append(
+                {
+                    "utterance": utterance,
+                    "speaker": self.speaker_of[utterance],
+                    "label": self.labels[self.label_of[utterance]],
+                    "prediction": self.labels[scores.index(max(scores))],
+                    "probabilities": dict(zip(self.labels, scores, strict=True)),
+                }
+            )
+        return rows
+
+
+def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:
+    """The encoder's own preprocessing, with the mask always on, or padded to one length as the authors did.
+
+    Raises:
+        ValueError: If the encoder tells nothing of its preprocessing and neither does `do_normalize`, or its sampling
+            rate is not 16 kHz.
+    """
+    fixed = round(data_args.max_seconds * SAMPLING_RATE) if model_args.mask_padding is False else None
+    options = {} if data_args.do_normalize is None else {"do_normalize": data_args.do_normalize}
+    try:
+        extractor = ShiftFeatureExtractor.from_pretrained(model_args.encoder, fixed_length=fixed, **options)
+    except OSError as error:
+        if not options:
+            raise ValueError(
+                f"do_normalize must be given, since {model_args.encoder!r} has no readable preprocessor_config.json,"
+                f" got None ({error})"
+            ) from error
+        extractor = ShiftFeatureExtractor(fixed_length=fixed, **options)
+    if extractor.sampling_rate != SAMPLING_RATE:
+        raise ValueError(f"encoder must take speech at {SAMPLING_RATE} Hz, got {extractor.sampling_rate}")
+    return extractor
