@@ -73,7 +73,8 @@ class DataArguments:
 class RunArguments(TrainingArguments):
     """The Trainer's arguments with this package's defaults, and what the Trainer does not know.
 
-    `per_device_train_batch_size` is the size of the whole batch, however many processes share it.
+    `per_device_train_batch_size` is the size of the whole batch, however many processes share it. A fold is evaluated and
+    saved after every epoch, whatever the Trainer's own arguments for that say.
     """
 
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
@@ -102,6 +103,11 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub must be false here, got True: push the folder of a finished fold with"
+                " from_pretrained(folder).push_to_hub(name)"
+            )
         self.eval_strategy = self.save_strategy = "epoch"
         self.load_best_model_at_end = self.protocol == "test_blind"
         self.metric_for_best_model = f"eval_{self.selection_metric}"

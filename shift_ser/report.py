@@ -60,7 +60,7 @@ def fold_table(results: Sequence[Mapping[str, Any]], *, protocol: str, num_folds
         num_folds: Number of folds of the whole run.
 
     Returns:
-        The table, without a line feed at its end; scores in percent.
+        The table, without a line feed at its end; scores in percent, the mean with the standard deviation over folds.
     """
     summary = summarise(results, num_folds=num_folds)
     kinds = ("test", "oracle") if protocol == "authors" else ("test",)
@@ -74,12 +74,16 @@ def fold_table(results: Sequence[Mapping[str, Any]], *, protocol: str, num_folds
         row = [str(result[name]) for name in ("fold", "test_session", "num_test", epoch)]
         rows.append(row + [f"{result[kind][name]:.2%}" for kind in kinds for name in ("wa", "ua")])
     mean = "mean" if len(results) == num_folds else f"mean of {len(results)} of {num_folds} folds"
-    rows.append([mean, "", "", ""] + [f"{summary[kind][name]['mean']:.2%}" for kind in kinds for name in ("wa", "ua")])
+    rows.append([mean, "", "", ""] + [_percent(**summary[kind][name]) for kind in kinds for name in ("wa", "ua")])
 
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     rule = ["-" * (width - 1) + ":" for width in widths]
     lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, rule, *rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{mean:.2%}" if std is None else f"{mean:.2%} ± {std:.2%}"
 
 
 def write_json(path: str | Path, obj: Any) -> None:

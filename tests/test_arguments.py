@@ -109,3 +109,8 @@ def test_config_options_holds_what_was_said():
     assert said.config_options() == {
         "variant": "cnn", "freeze_encoder": False, "shift_stride": 2, "mask_padding": False,
     }  # fmt: skip
+
+
+def test_pushing_checkpoints_is_refused():
+    with pytest.raises(ValueError, match="push_to_hub must be false here, got True"):
+        parse_arguments(["--push_to_hub", "true"])

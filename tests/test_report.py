@@ -53,10 +53,10 @@ def test_table_of_the_blind_protocol():
     table = fold_table([fold(1, 0.5, 0.25), fold(2, 0.75, 0.125)], protocol="test_blind", num_folds=2)
     assert cells(table) == [
         ["fold", "test session", "n test", "selected epoch", "WA", "UA"],
-        [("-" * (width - 1)) + ":" for width in (4, 12, 6, 14, 6, 6)],
+        [("-" * (width - 1)) + ":" for width in (4, 12, 6, 14, 15, 14)],
         ["1", "1", "80", "7", "50.00%", "25.00%"],
         ["2", "2", "80", "7", "75.00%", "12.50%"],
-        ["mean", "", "", "", "62.50%", "18.75%"],
+        ["mean", "", "", "", "62.50% ± 17.68%", "18.75% ± 8.84%"],
     ]
     assert "oracle" not in table
     assert len({len(line) for line in table.splitlines()}) == 1
