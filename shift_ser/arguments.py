@@ -73,8 +73,8 @@ class DataArguments:
 class RunArguments(TrainingArguments):
     """The Trainer's arguments with this package's defaults, and what the Trainer does not know.
 
-    `per_device_train_batch_size` is the size of the whole batch, however many processes share it. A fold is evaluated and
-    saved after every epoch, whatever the Trainer's own arguments for that say.
+    `per_device_train_batch_size` is the size of the whole batch, however many processes share it. A fold is evaluated
+    and saved after every epoch, whatever the Trainer's own arguments for that say.
     """
 
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
