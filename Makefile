@@ -15,7 +15,7 @@ demo: $(VENV)/.installed-demo
 		corpora/demo/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests shift_ser --cov=shift_ser --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest tests shift_ser --numprocesses 2 --dist loadfile --cov=shift_ser --cov-report=term --cov-fail-under=95
 
 check: $(VENV)/.installed-dev test
 	$(BIN)/ruff check .

@@ -9,8 +9,7 @@ import sys
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
-import shift_ser  # noqa: F401  (registers the model with the Auto classes)
-from shift_ser.audio import read_audio
+from shift_ser import ShiftAudioClassificationPipeline
 
 
 def main() -> None:
@@ -20,11 +19,13 @@ def main() -> None:
     parser.add_argument("--model", default="runs/demo/fold1", help="Hub name or folder of a saved model")
     args = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    classify = pipeline("audio-classification", model=args.model, top_k=None)
+    classify = pipeline(
+        "audio-classification", model=args.model, pipeline_class=ShiftAudioClassificationPipeline, top_k=None
+    )
     failed = []
     for path in args.files:
         try:
-            scores = classify(read_audio(path, sampling_rate=classify.feature_extractor.sampling_rate))
+            scores = classify(path)
         except (OSError, ValueError) as error:
             failed.append(f"{path}: {error}")
             continue

@@ -4,6 +4,7 @@
     accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus FOLDER
 
 `--help` lists the flags: the encoder's and head's, the corpus's, and those of the Trainer. Flags win over the recipe.
+`--push_to_hub` brings the finished run to the Hub; if the upload fails, the same command again goes on with it.
 """
 
 import logging
@@ -13,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
 from shift_ser.arguments import parse_arguments
+from shift_ser.hub import HubRepository, PushError, same_command
 from shift_ser.training import CrossValidation
 
 
@@ -24,11 +26,19 @@ def main() -> None:
         main_process = arguments[-1].process_index == 0
         logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
         run = CrossValidation(*arguments)
-    except (ValueError, FileNotFoundError, StrictDataclassError) as error:
+        hub = None
+        if run.run_args.push_to_hub:
+            hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.description)
+    except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")
     results = run.run()
     if main_process:
         print(f"\n{results['corpus']}\n\n{run.table(results)}\n\nResults, models and figures: {run.results_dir}")
+    if main_process and hub:
+        try:
+            print(f"Pushed: {hub.push(run.output_dir)}")
+        except PushError as error:
+            sys.exit(f"error: {error}\n\n    {same_command(sys.argv)}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,18 @@ from .audio import read_audio
 from .configuration_shift_ser import ShiftConfig
 from .feature_extraction_shift_ser import ShiftFeatureExtractor
 from .modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
+from .pipelines import ShiftAudioClassificationPipeline
+from .saved_config import __version__
 from .temporal_shift import TemporalShift, temporal_shift
 
-__version__ = "0.1.0"
 __all__ = [
+    "ShiftAudioClassificationPipeline",
     "ShiftConfig",
     "ShiftFeatureExtractor",
     "ShiftForSequenceClassification",
     "ShiftModel",
     "TemporalShift",
+    "__version__",
     "read_audio",
     "temporal_shift",
 ]
@@ -23,3 +26,8 @@ AutoConfig.register(ShiftConfig.model_type, ShiftConfig, exist_ok=True)
 AutoFeatureExtractor.register(ShiftConfig, ShiftFeatureExtractor, exist_ok=True)
 AutoModel.register(ShiftConfig, ShiftModel, exist_ok=True)
 AutoModelForAudioClassification.register(ShiftConfig, ShiftForSequenceClassification, exist_ok=True)
+# What is saved takes its code along, for `trust_remote_code=True` where this package is not installed.
+ShiftConfig.register_for_auto_class(AutoConfig)
+ShiftFeatureExtractor.register_for_auto_class(AutoFeatureExtractor)
+ShiftModel.register_for_auto_class(AutoModel)
+ShiftForSequenceClassification.register_for_auto_class(AutoModelForAudioClassification)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
+from .configuration_shift_ser import ShiftConfig
 from .folds import PROTOCOLS
 from .optimization import SCHEDULES
 
@@ -53,10 +54,21 @@ class ModelArguments:
 
     def config_options(self) -> dict[str, Any]:
         """What was said of the configuration, by its own names."""
-        said = {name: value for name, value in vars(self).items() if value is not None}
-        encoder, scenario = said.pop("encoder"), said.pop("scenario")
-        del encoder
+        said = {name: value for name, value in vars(self).items() if value is not None and name != "encoder"}
+        scenario = said.pop("scenario")
         return {**said, "freeze_encoder": scenario == "feature_extraction"}
+
+    def check(self) -> None:
+        """Build the configuration once, so that impossible options are told before anything is done.
+
+        Raises:
+            ValueError: If there is no such variant.
+            StrictDataclassError: If options are impossible, by themselves or together.
+            OSError: If there is no such encoder.
+        """
+        options = self.config_options()
+        encoder_config = AutoConfig.from_pretrained(self.encoder)
+        ShiftConfig.from_variant(options.pop("variant"), encoder_config=encoder_config, **options)
 
 
 @dataclass
@@ -74,7 +86,9 @@ class RunArguments(TrainingArguments):
     """The Trainer's arguments with this package's defaults, and what the Trainer does not know.
 
     `per_device_train_batch_size` is the size of the whole batch, however many processes share it. A fold is evaluated
-    and saved after every epoch, whatever the Trainer's own arguments for that say.
+    and saved after every epoch, whatever the Trainer's own arguments for that say. `push_to_hub` pushes the finished
+    run once (`shift_ser.hub`), not checkpoints; of the Trainer's other `hub_` arguments `hub_model_id`, `hub_token`
+    and `hub_private_repo` count.
     """
 
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
@@ -103,11 +117,8 @@ class RunArguments(TrainingArguments):
             raise ValueError(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        if self.push_to_hub:
-            raise ValueError(
-                "push_to_hub must be false here, got True: push the folder of a finished fold with"
-                " from_pretrained(folder).push_to_hub(name)"
-            )
+        if self.push_to_hub and self.evaluate_only:
+            raise ValueError("evaluate_only must be false with push_to_hub, which pushes what training left; got True")
         self.eval_strategy = self.save_strategy = "epoch"
         self.load_best_model_at_end = self.protocol == "test_blind"
         self.metric_for_best_model = f"eval_{self.selection_metric}"

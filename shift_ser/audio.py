@@ -1,71 +1,15 @@
-"""Reading audio: any rate and channel count in, float32 mono at 16 kHz out; and a `datasets` column that does so."""
+"""A `datasets` column of recordings, read when a row is looked at."""
 
-import functools
-import logging
 import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
-import soundfile as sf
-import soxr
 from datasets.features.features import register_feature
 
-logger = logging.getLogger(__name__)
-
-SAMPLING_RATE = 16000  # Hz, what the wav2vec2-like encoders were trained on
-
-
-def read_audio(path: str | os.PathLike, *, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """Read an audio file as mono at one sampling rate.
-
-    Channels are averaged and another rate is resampled (soxr, HQ); each kind is logged once.
-
-    Args:
-        path: File that libsndfile reads (WAV, FLAC, OGG, MP3, ...).
-        sampling_rate: Rate of the result in Hz.
-
-    Returns:
-        Samples, float32, shape `(samples,)`, full scale 1.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not audio, holds no sample, or a sample that is NaN or infinite.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     stereo = np.zeros((8000, 2))
-        ...     sf.write(f"{folder}/stereo.wav", stereo, 8000)
-        ...     read_audio(f"{folder}/stereo.wav").shape
-        (16000,)
-    """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"audio file not found: {path}")
-    try:
-        samples, native_rate = sf.read(path, dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, IsADirectoryError) as error:
-        raise ValueError(f"{path} must be an audio file that libsndfile reads, got: {error}") from error
-    nans, infinite = int(np.isnan(samples).sum()), int(np.isinf(samples).sum())
-    if nans or infinite:
-        raise ValueError(f"{path} must hold finite samples only, got {nans} NaN and {infinite} infinite")
-    if samples.shape[1] > 1:
-        _log_once(f"audio of {samples.shape[1]} channels is averaged to mono")
-    mono = samples.mean(axis=1)
-    if native_rate != sampling_rate:
-        _log_once(f"audio of {native_rate} Hz is resampled to {sampling_rate} Hz")
-        mono = soxr.resample(mono, native_rate, sampling_rate, quality="HQ")
-    if len(mono) == 0:
-        raise ValueError(f"{path} must hold at least one sample at {sampling_rate} Hz, got {len(samples)} recorded")
-    return mono
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logger.warning(message)
+from .speech_input import SAMPLING_RATE, read_audio
 
 
 @dataclass

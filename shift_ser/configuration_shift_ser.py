@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .saved_config import SavedConfig
 from .temporal_shift import check_shift
 
 # Which placements of the shift a head knows, the published one first, and the published settings beside it.
@@ -36,7 +37,7 @@ VARIANTS = {
 
 
 @strict
-class ShiftConfig(PreTrainedConfig):
+class ShiftConfig(SavedConfig):
     """Configuration of a speech encoder with a temporal shift head (model type `shift_ser`).
 
     Options left at `None` take the value published for the head type (Shen et al. 2024); the object, and the file
@@ -71,6 +72,7 @@ class ShiftConfig(PreTrainedConfig):
         freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
             (`False`): all but its convolutional feature encoder is trained.
         encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
+        **options: Those of `SavedConfig`, the names of the classes among them.
 
     Raises:
         StrictDataclassFieldValidationError: If a value has a wrong type or is not among those allowed.
@@ -155,10 +157,18 @@ class ShiftConfig(PreTrainedConfig):
         """Channels of a frame of the encoder."""
         return self.encoder_config.hidden_size
 
+    @hidden_size.setter
+    def hidden_size(self, value: int) -> None:
+        raise NotImplementedError(f"hidden_size is the encoder's, set it in encoder_config; got {value}")
+
     @property
     def num_hidden_layers(self) -> int:
         """Blocks of the head."""
         return self.num_head_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        raise NotImplementedError(f"num_hidden_layers of the head is set as num_head_layers; got {value}")
 
     @property
     def attention_layers(self) -> list[int]:

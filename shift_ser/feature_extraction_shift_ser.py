@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, Wav2Vec2FeatureExtractor
 
+from .speech_input import scale_to_float
+
 logger = logging.getLogger(__name__)
 
 
@@ -78,13 +80,7 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
             )
         if len(samples) == 0:
             raise ValueError(f"raw_speech must hold samples, but utterance {index} is empty")
-        if samples.dtype.kind != "f" and samples.dtype not in (np.int8, np.int16, np.int32):
-            raise ValueError(
-                f"raw_speech must be floats or signed integers of 8, 16 or 32 bits (their range tells the scale),"
-                f" but utterance {index} is {samples.dtype}"
-            )
-        scale = 1.0 if samples.dtype.kind == "f" else -float(np.iinfo(samples.dtype).min)
-        samples = (samples / scale).astype(np.float32)
+        samples = scale_to_float(samples, name=f"utterance {index}")
         if not np.isfinite(samples).all():
             raise ValueError(f"raw_speech must be finite, but utterance {index} holds NaN or infinity")
         if len(samples) < self.min_length:

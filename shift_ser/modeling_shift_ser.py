@@ -4,20 +4,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import can_return_tuple
 
 from .configuration_shift_ser import ShiftConfig
+from .loading import LoadableModel
 from .padding_aware import make_padding_aware, utterance_ends
+
+# Not used here, but a saved model takes along the files that this one names, and not always those that they name.
+from .pipelines import ShiftAudioClassificationPipeline  # noqa: F401
+from .saved_config import SavedConfig  # noqa: F401
 from .shift_blocks import ShiftHead
+from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
 
 
-class ShiftPreTrainedModel(PreTrainedModel):
-    """What both models share: configuration, initial weights, and building on a pretrained encoder."""
+class ShiftPreTrainedModel(LoadableModel):
+    """What both models share: configuration, initial weights, and how they are loaded."""
 
     config: ShiftConfig
     config_class = ShiftConfig
@@ -38,36 +44,6 @@ class ShiftPreTrainedModel(PreTrainedModel):
                 init.uniform_(module.masked_spec_embed)
             if module.layer_weights is not None:
                 init.zeros_(module.layer_weights)
-
-    @classmethod
-    def from_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "ShiftPreTrainedModel":
-        """A new head on a pretrained encoder, in eval mode.
-
-        Args:
-            name_or_path: Hub name or folder of a wav2vec2-like encoder, e.g. `facebook/hubert-base-ls960`.
-            **options: Options of `ShiftConfig` for the head; `variant="shiftformer"` takes one's published settings.
-
-        Raises:
-            ValueError: If the checkpoint lacks weights of the encoder.
-
-        Example:
-            model = ShiftForSequenceClassification.from_encoder_pretrained(
-                "facebook/hubert-base-ls960", variant="shiftformer", num_labels=4
-            )
-        """
-        encoder, loaded = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
-        missing = sorted(name for name in loaded["missing_keys"] if name != "masked_spec_embed")
-        if missing:
-            raise ValueError(
-                f"name_or_path must hold every weight of the encoder; {name_or_path!r} lacks {len(missing)},"
-                f" the first is {missing[0]!r}"
-            )
-        variant = options.pop("variant", None)
-        options["encoder_config"] = encoder.config
-        config = ShiftConfig(**options) if variant is None else ShiftConfig.from_variant(variant, **options)
-        model = cls(config)
-        model.base_model.encoder.load_state_dict(encoder.state_dict())
-        return model.eval()
 
 
 class ShiftModel(ShiftPreTrainedModel):

@@ -28,7 +28,7 @@ class MaskedGroupNorm(nn.GroupNorm):
         if self.lengths is None:
             return super().forward(values)
         batch, channels, time = values.shape
-        grouped = values.float().view(batch, self.num_groups, -1, time)
+        grouped = values.float().view(batch, self.num_groups, channels // self.num_groups, time)
         outside = _outside(self.lengths, time)[:, None, None, :]
         count = (self.lengths * (channels // self.num_groups)).view(batch, 1, 1, 1)
         centred = grouped - grouped.masked_fill(outside, 0.0).sum(dim=(2, 3), keepdim=True) / count

@@ -20,6 +20,7 @@ from .corpus import SpeechCorpus
 from .data_collator import DataCollatorForShift
 from .folds import FoldPlan, plan_folds
 from .metrics import compute_metrics
+from .model_card import write_fold_cards
 from .modeling_shift_ser import ShiftForSequenceClassification
 from .report import (
     fold_table,
@@ -65,6 +66,7 @@ class CrossValidation:
         self.model_args, self.data_args, self.run_args = model_args, data_args, run_args
         self.output_dir = Path(run_args.output_dir)
         self.corpus = SpeechCorpus(model_args, data_args)
+        model_args.check()
         self.plans = plan_folds(self.corpus.dataset, protocol=run_args.protocol)
         known = [plan.fold for plan in self.plans]
         if not set(run_args.folds or []) <= set(known):
@@ -203,6 +205,7 @@ class CrossValidation:
     ) -> ShiftTrainer:
         run_args = copy.copy(self.run_args)
         run_args.output_dir = str(self._fold_dir(plan) / "checkpoints")
+        run_args.push_to_hub = False  # the run is pushed, not its checkpoints
         trainer = ShiftTrainer(
             model=model,
             args=run_args,
@@ -260,7 +263,9 @@ class CrossValidation:
         }
         if self.run_args.process_index == 0:
             write_json(self.results_dir / "results.json", report)
-            write_text(self.results_dir / "results.md", self.table(report) + "\n")
+            write_text(self.results_dir / "results.md", f"{corpus}\n\n{self.table(report)}\n")
+            if not self.run_args.evaluate_only:
+                write_fold_cards(self.output_dir, report)
             rows = [row for result in results for row in read_predictions(self._predictions_path(result["fold"]))]
             pooled = f"{self.model_args.variant}, {len(results)} of {len(self.plans)} folds pooled"
             plot_confusion(

@@ -8,18 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     Data2VecAudioConfig,
     HubertConfig,
     PreTrainedConfig,
     UniSpeechSatConfig,
     Wav2Vec2Config,
     WavLMConfig,
+    set_seed,
 )
 from transformers.utils import logging
 
-from shift_ser import ShiftConfig, ShiftForSequenceClassification
+from shift_ser import ShiftConfig, ShiftFeatureExtractor, ShiftForSequenceClassification
+from shift_ser.arguments import parse_arguments
 from shift_ser.convert_original_checkpoint import convert_state_dict
 from shift_ser.synthetic_corpus import make_synthetic_corpus
+from shift_ser.training import CrossValidation
 
 logging.disable_progress_bar()
 
@@ -46,6 +50,36 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory):
+    """Folder of a tiny random encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    set_seed(0)
+    AutoModel.from_config(tiny_encoder_config()).save_pretrained(folder)
+    ShiftFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cross_validate(encoder, small_corpus, tmp_path_factory):
+    """Make a run of two epochs on the small corpus; frames are shared."""
+    cache = tmp_path_factory.mktemp("frames")
+
+    def make(output_dir, *flags, corpus=small_corpus) -> CrossValidation:
+        words = f"--encoder {encoder} --corpus {corpus} --output_dir {output_dir} --cache_dir {cache}"
+        words += " --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8 --disable_tqdm true"
+        return CrossValidation(*parse_arguments([*words.split(), *map(str, flags)]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(cross_validate, tmp_path_factory):
+    """A whole run over five folds; read only."""
+    run = cross_validate(tmp_path_factory.mktemp("run") / "out")
+    return run, run.run()
 
 
 def tiny_encoder_config(model_type: str = "hubert", **options) -> PreTrainedConfig:

@@ -111,6 +111,7 @@ def test_config_options_holds_what_was_said():
     }  # fmt: skip
 
 
-def test_pushing_checkpoints_is_refused():
-    with pytest.raises(ValueError, match="push_to_hub must be false here, got True"):
-        parse_arguments(["--push_to_hub", "true"])
+def test_pushing_an_evaluation_is_refused():
+    assert parse_arguments(["--push_to_hub", "--hub_model_id", "me/mine"])[2].hub_model_id == "me/mine"
+    with pytest.raises(ValueError, match=r"evaluate_only must be false with push_to_hub, .* got True"):
+        parse_arguments(["--push_to_hub", "--evaluate_only", "true"])

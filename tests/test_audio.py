@@ -5,8 +5,8 @@ import pytest
 import soundfile as sf
 from datasets import Dataset, Features, Value, load_from_disk
 
-from shift_ser import audio
 from shift_ser.audio import SpeechAudio, read_audio
+from shift_ser.speech_input import log_once
 
 
 def tone(*, rate=16000, seconds=0.5, hertz=440.0):
@@ -15,7 +15,7 @@ def tone(*, rate=16000, seconds=0.5, hertz=440.0):
 
 @pytest.fixture(autouse=True)
 def forget_what_was_logged():
-    audio._log_once.cache_clear()
+    log_once.cache_clear()
 
 
 @pytest.fixture

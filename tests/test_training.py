@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import tiny_encoder_config
-from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline
 
 from shift_ser import ShiftFeatureExtractor
 from shift_ser.arguments import parse_arguments
@@ -21,41 +21,11 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path for path in (ROOT / "examples" / "recipes").glob("*.yaml") if path.stem != "demo")
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """Folder of a tiny random encoder."""
-    folder = tmp_path_factory.mktemp("encoder")
-    set_seed(0)
-    AutoModel.from_config(tiny_encoder_config()).save_pretrained(folder)
-    ShiftFeatureExtractor().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cross_validate(encoder, small_corpus, tmp_path_factory):
-    """Make a run of two epochs on the small corpus; frames are shared."""
-    cache = tmp_path_factory.mktemp("frames")
-
-    def make(output_dir, *flags, corpus=small_corpus) -> CrossValidation:
-        words = f"--encoder {encoder} --corpus {corpus} --output_dir {output_dir} --cache_dir {cache}"
-        words += " --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8 --disable_tqdm true"
-        return CrossValidation(*parse_arguments([*words.split(), *map(str, flags)]))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def finished(cross_validate, tmp_path_factory):
-    """A whole run over five folds; read only."""
-    run = cross_validate(tmp_path_factory.mktemp("run") / "out")
-    return run, run.run()
-
-
 def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corpus):
     run, results = finished
     assert results == read_json(run.output_dir / "results.json")
     assert results["corpus"].startswith("Synthetic corpus")
-    assert (run.output_dir / "results.md").read_text() == run.table(results) + "\n"
+    assert (run.output_dir / "results.md").read_text() == f"{results['corpus']}\n\n{run.table(results)}\n"
     assert (run.output_dir / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert [result["test_session"] for result in results["folds"]] == [1, 2, 3, 4, 5]
     for result in results["folds"]:
@@ -223,6 +193,8 @@ def test_wrong_folds_corpus_and_encoder_are_told(cross_validate, tmp_path):
         cross_validate(tmp_path, corpus=tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"do_normalize must be given, since .* has no readable preprocessor_config"):
         cross_validate(tmp_path, "--encoder", tmp_path)
+    with pytest.raises(StrictDataclassError, match="shift_placement of head_type='lstm' must be one of"):
+        cross_validate(tmp_path / "new", "--variant", "lstm", "--shift_placement", "residual")
     with pytest.raises(FileNotFoundError, match="evaluate_only needs the finished fold 1"):
         cross_validate(tmp_path / "new", "--evaluate_only", "true").run()
 
