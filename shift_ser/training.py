@@ -140,6 +140,7 @@ class CrossValidation:
         scores, rows = self._score(trainer, plan.test)
         if self.run_args.process_index == 0:
             write_predictions(self._predictions_path(plan.fold), rows=rows)
+            shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # every Trainer makes one
         return {**read_json(folder / "result.json"), "test": scores}
 
     def _fold(self, plan: FoldPlan) -> dict[str, Any]:
@@ -184,13 +185,12 @@ class CrossValidation:
 
     def _new_model(self) -> ShiftForSequenceClassification:
         names = dict(enumerate(self.corpus.labels))
-        model = ShiftForSequenceClassification.from_encoder_pretrained(
+        return ShiftForSequenceClassification.from_encoder_pretrained(
             self.model_args.encoder,
             **self.model_args.config_options(),
             id2label=names,
             label2id={name: index for index, name in names.items()},
         )
-        return model
 
     def _take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
         """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""

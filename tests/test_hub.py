@@ -193,15 +193,10 @@ def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
     assert "Only 1 of 5 folds are done" in card.text and "those of fold 3**" in card.text
 
 
-def test_a_trainer_inside_never_pushes(finished):
-    run = finished[0]
-    run_args = run.run_args
+def test_a_trainer_inside_never_pushes(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--push_to_hub", "true")
     plan = run.plans[0]
-    try:
-        run_args.push_to_hub = True
-        trainer = run._trainer(run._new_model(), plan, train=(), select=plan.test)
-    finally:
-        run_args.push_to_hub = False
+    trainer = run._trainer(run._new_model(), plan, train=(), select=plan.test)
     assert trainer.args.push_to_hub is False and trainer.hub_model_id is None
 
 
