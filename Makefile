@@ -1,6 +1,6 @@
 # make demo   train and evaluate on a spoken corpus, then classify a file
-# make test   the test suite
-# make check  tests, doctests of the examples, lint, format and types
+# make test   the tests and the examples in the docstrings
+# make check  make test, lint, format and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
