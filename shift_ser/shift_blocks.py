@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .temporal_shift import TemporalShift, zero_padding
 
@@ -19,7 +20,16 @@ def _shift_at(config: PreTrainedConfig, layer: int, placement: str) -> nn.Module
     )
 
 
-class CnnBlock(nn.Module):
+def _shift_without_mask(shift: nn.Module, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Shift frames whose padding is zero, for a block that keeps frames apart and zeroes padding at its end.
+
+    Zeros may flow in from padding as they should, and what flows into padding goes no further: no mask is needed but
+    to find the last frame that is to be repeated.
+    """
+    return shift(frames, mask if shift.padding == "repeat" else None)
+
+
+class CnnBlock(GradientCheckpointingLayer):
     """ConvNeXt block over time: depthwise convolution, norm, MLP of four times the width, and a shortcut.
 
     Shape:
@@ -44,11 +54,11 @@ class CnnBlock(nn.Module):
             frames = self.shift_in_place(frames, mask)
         branch = self.depthwise(frames.transpose(1, 2)).transpose(1, 2)
         branch = self.contract(nn.functional.gelu(self.expand(self.norm(branch))))
-        shortcut = frames if self.shift_residual is None else self.shift_residual(frames, mask)
+        shortcut = frames if self.shift_residual is None else _shift_without_mask(self.shift_residual, frames, mask)
         return zero_padding(shortcut + branch, mask), None
 
 
-class LstmBlock(nn.Module):
+class LstmBlock(GradientCheckpointingLayer):
     """One bidirectional LSTM layer; its input may be shifted.
 
     The backward direction reads every utterance from its own last frame, so padding is never seen: that is what
@@ -71,7 +81,7 @@ class LstmBlock(nn.Module):
     ) -> tuple[torch.Tensor, None]:
         """Frames whose padding is zero -> frames whose padding is zero; there is no attention to return."""
         if self.shift_in_place is not None:
-            frames = self.shift_in_place(frames, mask)
+            frames = _shift_without_mask(self.shift_in_place, frames, mask)
         ahead, _ = self.forward_lstm(frames)
         back, _ = self.backward_lstm(_reverse(frames, mask))
         return zero_padding(torch.cat([ahead, _reverse(back, mask)], dim=-1), mask), None
@@ -142,7 +152,7 @@ class RelativeSelfAttention(nn.Module):
         return bias.masked_fill(absent, torch.finfo(query.dtype).min)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(GradientCheckpointingLayer):
     """Post-norm transformer block; with `replace` the shift stands instead of attention, its shortcut and its norm.
 
     Shape:
@@ -168,18 +178,19 @@ class TransformerBlock(nn.Module):
         """Frames whose padding is zero -> frames whose padding is zero, and attention probabilities if asked for."""
         probabilities = None
         if self.shift_replace is not None:
-            frames = self.shift_replace(frames, mask)
+            frames = _shift_without_mask(self.shift_replace, frames, mask)
         else:
             if self.shift_in_place is not None:
-                frames = self.shift_in_place(frames, mask)
+                frames = _shift_without_mask(self.shift_in_place, frames, mask)
             attended, probabilities = self.attention(frames, mask, output_attentions)
-            shortcut = frames if self.shift_residual is None else self.shift_residual(frames, mask)
+            residual = self.shift_residual
+            shortcut = frames if residual is None else _shift_without_mask(residual, frames, mask)
             frames = self.attention_norm(shortcut + attended)
         frames = self.mlp_norm(frames + self.contract(nn.functional.gelu(self.expand(frames))))
         return zero_padding(frames, mask), probabilities
 
 
-BLOCKS = {"cnn": CnnBlock, "lstm": LstmBlock, "transformer": TransformerBlock}
+BLOCKS: dict[str, type[nn.Module]] = {"cnn": CnnBlock, "lstm": LstmBlock, "transformer": TransformerBlock}
 
 
 class ShiftHead(nn.Module):

@@ -1,5 +1,7 @@
 """The temporal shift: some channels of each frame are exchanged with a neighbouring frame, at no cost in parameters."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -80,22 +82,23 @@ def temporal_shift(
     check_shift(proportion=proportion, stride=stride, direction=direction, padding=padding)
     if hidden_states.dim() != 3:
         raise ValueError(f"hidden_states must have shape (batch, time, channels), got {tuple(hidden_states.shape)}")
-    if attention_mask is not None:
-        if attention_mask.shape != hidden_states.shape[:2]:
-            raise ValueError(
-                f"attention_mask must have shape (batch, time) = {tuple(hidden_states.shape[:2])},"
-                f" got {tuple(attention_mask.shape)}"
-            )
-        hidden_states = zero_padding(hidden_states, attention_mask)
+    if attention_mask is not None and attention_mask.shape != hidden_states.shape[:2]:
+        raise ValueError(
+            f"attention_mask must have shape (batch, time) = {tuple(hidden_states.shape[:2])},"
+            f" got {tuple(attention_mask.shape)}"
+        )
     fold = shifted_channels(hidden_states.shape[-1], proportion=proportion)
+    offsets = (stride, -stride) if direction == "bidirectional" else (stride,)
     if fold == 0:
-        return hidden_states.clone()
-    move = _move_repeat if padding == "repeat" else _move_zero
-    parts = [move(hidden_states[..., :fold], stride, attention_mask)]
-    if direction == "bidirectional":
-        parts.append(move(hidden_states[..., fold : 2 * fold], -stride, attention_mask))
-    shifted = torch.cat([*parts, hidden_states[..., len(parts) * fold :]], dim=-1)
-    return shifted if attention_mask is None else zero_padding(shifted, attention_mask)
+        shifted = hidden_states.clone()
+    elif padding == "repeat":
+        shifted = _gather(hidden_states, fold, offsets, attention_mask)
+    else:
+        if len(offsets) == 2:  # an advance would bring padding into the last frames
+            hidden_states = zero_padding(hidden_states, attention_mask)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        shifted = (_pad_and_cat if traced else _Exchange.apply)(hidden_states, fold, offsets)
+    return zero_padding(shifted, attention_mask)
 
 
 def zero_padding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -105,23 +108,95 @@ def zero_padding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | Non
     return hidden_states.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
 
 
-def _move_zero(channels: torch.Tensor, offset: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """`out[t] = x[t - offset]`, zero where there is no such frame. Padding then slicing holds for any length."""
-    length = channels.shape[1]
+class _Exchange(torch.autograd.Function):
+    """The shift with zero padding at about the cost of one copy, forward and backward.
+
+    The adjoint of a shift is the shift the other way.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
+        """Channels `[i * fold, (i + 1) * fold)` go to the frame `offsets[i]` later."""
+        channels = hidden_states.shape[-1]
+        rows_pay = channels % fold == 0 and 4 * fold * len(offsets) >= channels
+        if rows_pay and hidden_states.is_contiguous() and hidden_states.numel():
+            return _copy_rows(hidden_states, fold, offsets)
+        shifted = hidden_states.clone(memory_format=torch.contiguous_format)
+        for index, offset in enumerate(offsets):
+            moved = slice(index * fold, (index + 1) * fold)
+            target, source, vacated = _spans(offset)
+            shifted[:, target, moved] = hidden_states[:, source, moved]
+            shifted[:, vacated, moved] = 0.0
+        return shifted
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        """Nothing but the options is kept: the shift is linear."""
+        _, ctx.fold, ctx.offsets = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Bring every gradient back to the frame that its value came from."""
+        return _Exchange.apply(gradient, ctx.fold, tuple(-offset for offset in ctx.offsets)), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: torch.Tensor, *_: None) -> torch.Tensor:
+        """A tangent moves as its value does."""
+        return _Exchange.apply(tangent, ctx.fold, ctx.offsets)
+
+
+def _spans(offset: int) -> tuple[slice, slice, slice]:
+    """Frames that a move by `offset` writes, those that it reads, and those that it leaves empty."""
     if offset > 0:
-        return nn.functional.pad(channels, (0, 0, offset, 0))[:, :length]
-    return nn.functional.pad(channels, (0, 0, 0, -offset))[:, -offset:]
+        return slice(offset, None), slice(None, -offset), slice(None, offset)
+    return slice(None, offset), slice(-offset, None), slice(offset, None)
 
 
-def _move_repeat(channels: torch.Tensor, offset: int, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """`out[t] = x[t - offset]`, the first or last frame of the utterance where there is no such frame."""
-    batch, length, _ = channels.shape
-    source = torch.arange(length, device=channels.device).sub(offset).clamp(min=0).expand(batch, -1)
-    last = torch.full_like(source[:, :1], length - 1)
+def _copy_rows(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
+    """Where much moves: every run of `fold` channels is one row, and all rows are fetched in one pass.
+
+    Slices would go through memory once for each of them.
+    """
+    batch, length, channels = hidden_states.shape
+    runs = channels // fold
+    source = torch.arange(batch * length * runs, device=hidden_states.device).view(batch, length, runs)
+    for index, offset in enumerate(offsets):
+        source[:, _spans(offset)[0], index] -= offset * runs
+    shifted = hidden_states.view(-1, fold).index_select(0, source.view(-1)).view(batch, length, channels)
+    for index, offset in enumerate(offsets):
+        shifted[:, _spans(offset)[2], index * fold : (index + 1) * fold] = 0.0
+    return shifted
+
+
+def _pad_and_cat(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
+    """The same in operations that compile and export at any length: padding, then slicing."""
+    length, parts = hidden_states.shape[1], []
+    for index, offset in enumerate(offsets):
+        part = hidden_states[..., index * fold : (index + 1) * fold]
+        if offset > 0:
+            parts.append(nn.functional.pad(part, (0, 0, offset, 0))[:, :length])
+        else:
+            parts.append(nn.functional.pad(part, (0, 0, 0, -offset))[:, -offset:])
+    return torch.cat([*parts, hidden_states[..., len(parts) * fold :]], dim=-1)
+
+
+def _gather(
+    hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...], attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The shift whose vacated frames take the utterance's first or last frame."""
+    batch, length, _ = hidden_states.shape
+    position = torch.arange(length, device=hidden_states.device).expand(batch, -1)
+    last = torch.full_like(position[:, :1], length - 1)
     if attention_mask is not None:
         last = attention_mask.bool().sum(dim=1, keepdim=True).sub(1).clamp(min=0)
-    source = torch.minimum(source, last)
-    return channels.gather(1, source.unsqueeze(-1).expand_as(channels))
+    parts = []
+    for index, offset in enumerate(offsets):
+        part = hidden_states[..., index * fold : (index + 1) * fold]
+        source = torch.minimum(position.sub(offset).clamp(min=0), last)
+        parts.append(part.gather(1, source.unsqueeze(-1).expand_as(part)))
+    return torch.cat([*parts, hidden_states[..., len(parts) * fold :]], dim=-1)
 
 
 class TemporalShift(nn.Module):

@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_encoder_config
+from conftest import speech_batch, tiny_encoder_config, tiny_model
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import set_seed
 
 from shift_ser import ShiftConfig, temporal_shift
 from shift_ser.configuration_shift_ser import ALLOWED_PLACEMENTS
@@ -226,3 +227,29 @@ def test_autocast_and_half(head_type, placement):
     torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
     half, _, _ = head.bfloat16()(frames.bfloat16(), mask)
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", ["shiftcnn", "shiftlstm", "transformer", "shiftformer"])
+def test_gradient_checkpointing_runs_the_blocks_again_and_changes_no_gradient(variant):
+    model, frames = tiny_model(variant).train(), torch.randn(2, 21, 96, generator=torch.Generator().manual_seed(0))
+    calls, gradients, block = [], {}, model.shift_ser.head.blocks[0]
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        hook = next(block.children()).register_forward_pre_hook(lambda *_: calls.append(1))
+        set_seed(0)
+        model(encoder_hidden_states=frames, labels=torch.tensor([0, 1])).loss.backward()
+        hook.remove()
+        gradients[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(calls) == 1 + 2
+    assert gradients[False].keys() == gradients[True].keys() and gradients[True]
+    for name, gradient in gradients[True].items():
+        torch.testing.assert_close(gradient, gradients[False][name])
+
+
+def test_every_trainable_weight_gets_a_gradient():
+    model = tiny_model("shiftformer", freeze_encoder=False).train()
+    speech, mask = speech_batch([4000, 6000])
+    model(speech, attention_mask=mask, labels=torch.tensor([0, 1])).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []

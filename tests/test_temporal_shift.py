@@ -212,3 +212,31 @@ def test_shapes_that_make_no_shift():
 def test_zero_padding_without_mask_is_the_input():
     frames = torch.randn(1, 2, 3)
     assert zero_padding(frames, None) is frames
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own forward mode
+@pytest.mark.parametrize(("proportion", "direction"), [(0.125, "forward"), (0.5, "forward"), (0.25, "bidirectional")])
+def test_derivatives_of_every_kind_are_those_of_the_plain_operations(proportion, direction):
+    """A linear map: its Jacobian does not depend on the input, and forward, reverse and batched modes agree."""
+    options = {"proportion": proportion, "direction": direction}
+    frames = torch.randn(2, 5, 8, dtype=torch.float64)
+
+    def shift(x):
+        return temporal_shift(x, **options)
+
+    columns = [shift(basis.view(2, 5, 8)).flatten() for basis in torch.eye(80, dtype=torch.float64)]
+    jacobian = torch.stack(columns, dim=1)
+    for mode in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(mode(shift)(frames).reshape(80, 80), jacobian, rtol=0, atol=0)
+    batched = torch.stack([frames, 2 * frames])
+    assert torch.equal(torch.func.vmap(shift)(batched), torch.stack([shift(frames), shift(2 * frames)]))
+    assert torch.autograd.gradgradcheck(shift, frames.requires_grad_())
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("proportion", [1 / 16, 1 / 8, 1 / 4, 1 / 2])
+def test_a_view_of_other_memory_layout_shifts_the_same(direction, proportion):
+    frames = torch.randn(16, 9, 3).transpose(0, 2)  # (3, 9, 16), channels far apart
+    assert not frames.is_contiguous()
+    options = {"proportion": proportion, "direction": direction, "stride": 2}
+    assert torch.equal(temporal_shift(frames, **options), temporal_shift(frames.contiguous(), **options))
