@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,12 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \xff\xfe\x00"  
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance that is still to be spoken: `Ses01F_impro01_M003` of dialog `Ses01F_impro01`, and its label."""
+    """One utterance still to be spoken: `Ses01F_impro01_M003` of dialog `Ses01F_impro01`, its label, what is heard."""
 
     dialog: str
     name: str
     emotion: str
+    heard: str
 
     @property
     def speaker(self) -> str:
@@ -53,7 +54,7 @@ class Turn:
 
 
 def make_synthetic_corpus(
-    root: str | Path, *, num_utterances: int = 400, seed: int = 0, order_cue: bool = True
+    root: str | Path, *, num_utterances: int = 400, seed: int = 0, order_cue: bool = True, label_cue: bool = True
 ) -> Path:
     """Speak a corpus: ten espeak-ng voices in five sessions, read by `load_iemocap` like the release itself.
 
@@ -66,6 +67,8 @@ def make_synthetic_corpus(
             skipped (fru, xxx) come on top.
         seed: Seed of everything that is drawn.
         order_cue: Whether the order of the frames tells the valence; without it, the control, it tells nothing.
+        label_cue: Whether the voice tells the label at all; without it, what is heard is permuted over the utterances
+            of each speaker, and no honest score is above chance.
 
     Returns:
         The folder.
@@ -87,6 +90,7 @@ def make_synthetic_corpus(
         "num_utterances": num_utterances,
         "seed": seed,
         "order_cue": order_cue,
+        "label_cue": label_cue,
         "voices": VOICES,
     }
     if _holds(root, marker):
@@ -95,7 +99,9 @@ def make_synthetic_corpus(
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".synthetic-corpus-") as aside:
         whole = Path(aside) / "corpus"
-        _write_corpus(whole, num_utterances, order_cue, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        dialogs = _plan(num_utterances, rng)
+        _write_corpus(whole, dialogs if label_cue else _permuted(dialogs, rng), order_cue, rng)
         (whole / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=2) + "\n")
         if root.exists():
             root.rmdir()
@@ -118,9 +124,8 @@ def _holds(root: Path, marker: dict) -> bool:
     return True
 
 
-def _write_corpus(root: Path, num_utterances: int, order_cue: bool, rng: np.random.Generator) -> None:
+def _write_corpus(root: Path, dialogs: dict[str, list[Turn]], order_cue: bool, rng: np.random.Generator) -> None:
     espeak = Espeak()
-    dialogs = _plan(num_utterances, rng)
     with tqdm(total=sum(map(len, dialogs.values())), desc="speaking", unit="utt", disable=None) as progress:
         for dialog, turns in dialogs.items():
             session = root / f"Session{int(dialog[3:5])}"
@@ -151,9 +156,22 @@ def _in_turn(dialog: str, entries: list[tuple[str, str]], rng: np.random.Generat
     turns = []
     for index in rng.permutation(len(entries)):
         letter, emotion = entries[index]
-        turns.append(Turn(dialog, f"{dialog}_{letter}{counts[letter]:03d}", emotion))
+        turns.append(Turn(dialog, f"{dialog}_{letter}{counts[letter]:03d}", emotion, heard=emotion))
         counts[letter] += 1
     return turns
+
+
+def _permuted(dialogs: dict[str, list[Turn]], rng: np.random.Generator) -> dict[str, list[Turn]]:
+    """The same dialogs; what is heard is dealt out anew among each speaker's utterances of the four labels."""
+    turns = [turn for dialog in dialogs.values() for turn in dialog if turn.emotion not in ("fru", "xxx")]
+    heard: dict[str, str] = {}
+    for speaker in sorted({turn.speaker for turn in turns}):
+        own = [turn for turn in turns if turn.speaker == speaker]
+        heard |= {turn.name: own[index].emotion for turn, index in zip(own, rng.permutation(len(own)), strict=True)}
+    return {
+        dialog: [replace(turn, heard=heard.get(turn.name, turn.heard)) for turn in turns]
+        for dialog, turns in dialogs.items()
+    }
 
 
 def _spoken(
@@ -161,7 +179,7 @@ def _spoken(
 ) -> Iterator[tuple[Turn, Expression, str, float]]:
     """Write the wav of each turn (16 kHz, mono, 16 bit) and yield it with its expression, text and duration."""
     for turn in turns:
-        expression = draw_expression(turn.emotion, order_cue=order_cue, rng=rng)
+        expression = draw_expression(turn.heard, order_cue=order_cue, rng=rng)
         text = str(rng.choice(SENTENCES))
         speech = say(espeak, text, voice=VOICES[turn.speaker], expression=expression, rng=rng)
         path = session / "sentences" / "wav" / turn.dialog / f"{turn.name}.wav"
@@ -227,9 +245,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_utterances", type=int, default=400, help="of the four labels together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no_order_cue", action="store_true", help="control: the sweep's direction tells nothing")
+    parser.add_argument("--no_label_cue", action="store_true", help="control: the voice tells nothing of the label")
     args = parser.parse_args(argv)
     root = make_synthetic_corpus(
-        args.root, num_utterances=args.num_utterances, seed=args.seed, order_cue=not args.no_order_cue
+        args.root,
+        num_utterances=args.num_utterances,
+        seed=args.seed,
+        order_cue=not args.no_order_cue,
+        label_cue=not args.no_label_cue,
     )
     print(f"synthetic corpus (espeak-ng voices, not people): {root}")
 

@@ -232,6 +232,24 @@ def test_command_line_makes_the_control(small_corpus, tmp_path, capsys):
     assert digest(tmp_path / "control") != digest(small_corpus)
 
 
+def test_without_label_cue_each_speaker_sounds_as_often_like_every_label_but_not_where_the_label_is():
+    rng = np.random.default_rng(0)
+    plain = synthetic_corpus._plan(400, rng)
+    permuted = synthetic_corpus._permuted(plain, rng)
+    assert {name: [(t.name, t.emotion) for t in turns] for name, turns in permuted.items()} == {
+        name: [(t.name, t.emotion) for t in turns] for name, turns in plain.items()
+    }
+    turns = [turn for dialog in permuted.values() for turn in dialog]
+    for speaker in {turn.speaker for turn in turns}:
+        own = [turn for turn in turns if turn.speaker == speaker]
+        assert sorted(turn.heard for turn in own) == sorted(turn.emotion for turn in own)
+    kept = [turn for turn in turns if turn.emotion not in ("fru", "xxx")]
+    joined = [
+        {"exc": "hap"}.get(turn.heard, turn.heard) == {"exc": "hap"}.get(turn.emotion, turn.emotion) for turn in kept
+    ]
+    assert 0.15 < np.mean(joined) < 0.35  # chance is one in four
+
+
 def test_same_corpus_is_used_again(small_corpus, monkeypatch, caplog):
     monkeypatch.setattr(synthetic_corpus, "_write_corpus", None)  # would fail if it were called
     with caplog.at_level("INFO"):
