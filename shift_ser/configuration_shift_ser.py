@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -62,6 +63,8 @@ class ShiftConfig(SavedConfig):
             position joins the frames before the first block). Read where a transformer block has attention.
         max_position_embeddings: Frames the position tables reach; farther distances and positions are clipped.
         use_weighted_layer_sum: Learn a softmax-weighted sum over all encoder layers instead of taking the last.
+        encoder_layer: Take the encoder's `hidden_states[encoder_layer]`: 0 is the input of its first layer, N the
+            output of layer N. Default: its `last_hidden_state`.
         mask_time_prob: SpecAugment on the encoder's frames, in training only: share of frames under time masks.
         mask_time_length: Frames in one time mask. Time masks are skipped in batches that are shorter.
         mask_time_min_masks: Least number of time masks.
@@ -72,6 +75,8 @@ class ShiftConfig(SavedConfig):
         freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
             (`False`): all but its convolutional feature encoder is trained.
         encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
+        temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
+            fitted on a selection set; nothing else reads it. `None`: never fitted.
         **options: Those of `SavedConfig`, the names of the classes among them.
 
     Raises:
@@ -101,6 +106,7 @@ class ShiftConfig(SavedConfig):
     position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "relative_key_query"
     max_position_embeddings: int = 374
     use_weighted_layer_sum: bool = False
+    encoder_layer: int | None = None
     mask_time_prob: float | int = 0.08
     mask_time_length: int = 15
     mask_time_min_masks: int = 2
@@ -110,6 +116,7 @@ class ShiftConfig(SavedConfig):
     mask_padding: bool = True
     freeze_encoder: bool = True
     encoder_augmentation: bool = False
+    temperature: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what was left open: the encoder's configuration and the settings published for the head type."""
@@ -171,6 +178,13 @@ class ShiftConfig(SavedConfig):
         raise NotImplementedError(f"num_hidden_layers of the head is set as num_head_layers; got {value}")
 
     @property
+    def encoder_output(self) -> int | str:
+        """What of the encoder the head reads: `"all"` its layers, one of them by number, or the `"last"` frames."""
+        if self.use_weighted_layer_sum:
+            return "all"
+        return "last" if self.encoder_layer is None else self.encoder_layer
+
+    @property
     def attention_layers(self) -> list[int]:
         """Indices of the blocks that hold attention."""
         if self.head_type != "transformer":
@@ -184,6 +198,20 @@ class ShiftConfig(SavedConfig):
             raise ValueError(
                 "encoder_config must be that of a wav2vec2-like encoder (wav2vec2, hubert, wavlm, unispeech-sat,"
                 f" data2vec-audio, ...), got {self.encoder_config.model_type!r}"
+            )
+        if self.encoder_layer is not None:
+            last = self.encoder_config.num_hidden_layers
+            if not 0 <= self.encoder_layer <= last:
+                raise ValueError(
+                    f"encoder_layer must be from 0 to the encoder's {last} layers, got {self.encoder_layer}"
+                )
+            if self.use_weighted_layer_sum:
+                raise ValueError(f"encoder_layer must be None with use_weighted_layer_sum, got {self.encoder_layer}")
+        wanted = "use_weighted_layer_sum" if self.use_weighted_layer_sum else "encoder_layer"
+        if self.encoder_output != "last" and getattr(self.encoder_config, "layerdrop", 0.0) > 0:
+            raise ValueError(
+                f"{wanted} needs an encoder_config with layerdrop=0, since LayerDrop leaves layers out,"
+                f" got {self.encoder_config.layerdrop}"
             )
 
     def validate_shift(self) -> None:
@@ -228,11 +256,11 @@ class ShiftConfig(SavedConfig):
             )
         if self.max_position_embeddings < 1:
             raise ValueError(f"max_position_embeddings must be at least 1, got {self.max_position_embeddings}")
-        if self.use_weighted_layer_sum and getattr(self.encoder_config, "layerdrop", 0.0) > 0:
-            raise ValueError(
-                "use_weighted_layer_sum needs an encoder_config with layerdrop=0, since LayerDrop leaves layers out,"
-                f" got {self.encoder_config.layerdrop}"
-            )
+
+    def validate_temperature(self) -> None:
+        """The temperature must leave the ranking of labels as it is."""
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and above 0, or None, got {self.temperature}")
 
     def validate_spec_augment(self) -> None:
         """The masks must be shares and lengths, and a feature mask must leave channels over."""

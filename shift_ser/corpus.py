@@ -1,8 +1,10 @@
 """A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import datasets
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
@@ -10,8 +12,10 @@ from transformers import PreTrainedModel
 from .arguments import DataArguments, ModelArguments
 from .audio import SAMPLING_RATE
 from .feature_extraction_shift_ser import ShiftFeatureExtractor
-from .frame_cache import FrameCache, FrameDataset, encode_dataset
+from .frame_cache import encode_dataset
+from .frame_store import FrameCache, FrameDataset
 from .iemocap import load_iemocap
+from .recordings import Recording, scan_recordings
 
 
 class SpeechCorpus:
@@ -27,7 +31,7 @@ class SpeechCorpus:
         labels: Class names by index.
         label_of: Class index of each utterance.
         speaker_of: Speaker of each utterance.
-        cache: The frozen encoder's frames, once `encode` has run.
+        cache: What of the encoder does not change in training, once `encode` has run.
 
     Raises:
         ValueError: If the encoder's preprocessing is not known or not for 16 kHz.
@@ -46,30 +50,51 @@ class SpeechCorpus:
         self.cache: FrameCache | None = None
         self._row_of = {utterance: row for row, utterance in enumerate(names)}
 
-    def encode(self, encoder: PreTrainedModel, *, all_layers: bool) -> None:
-        """Run a frozen encoder over the corpus, once; from then on `examples` are its frames."""
+    @cached_property
+    def recordings(self) -> dict[str, Recording]:
+        """Content and length of each utterance's recording, read once for a run.
+
+        Raises:
+            ValueError: If one cannot be used; the message names it.
+        """
+        return scan_recordings(self.dataset)
+
+    @property
+    def content_hashes(self) -> dict[str, str]:
+        """Hash of each utterance's samples: equal for recordings that are copies of each other."""
+        return {utterance: recording.content_hash for utterance, recording in self.recordings.items()}
+
+    def encode(self, encoder: PreTrainedModel, *, output: int | str) -> None:
+        """Run what is frozen of an encoder over the corpus, once; from then on `examples` are its frames.
+
+        Args:
+            encoder: The encoder.
+            output: What to keep, as in `encode_dataset`.
+        """
         if self.cache is None:
             self.cache = encode_dataset(
                 encoder,
                 self.dataset,
                 feature_extractor=self.feature_extractor,
                 cache_dir=self.data_args.cache_dir,
-                all_layers=all_layers,
+                output=output,
+                dtype=self.data_args.cache_dtype,
+                encoder_dtype=self.data_args.encoder_dtype,
                 max_seconds=self.data_args.max_seconds,
+                recordings=self.recordings,
             )
 
     def examples(self, utterances: Sequence[str]) -> Dataset:
         """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
+        longest = self.data_args.max_seconds
+        seconds = [min(self.recordings[utterance].num_samples / SAMPLING_RATE, longest) for utterance in utterances]
         if self.cache is not None:
-            return FrameDataset(self.cache, utterances, [self.label_of[utterance] for utterance in utterances])
+            labels = [self.label_of[utterance] for utterance in utterances]
+            return FrameDataset(self.cache, utterances, labels, seconds=seconds)
         rows = self.dataset.select([self._row_of[utterance] for utterance in utterances])
-        return rows.select_columns(["audio", "label"]).with_transform(self._to_input)
-
-    def _to_input(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        longest = round(self.data_args.max_seconds * SAMPLING_RATE)
-        speech = [audio["array"][:longest] for audio in rows["audio"]]
-        features = self.feature_extractor(speech, sampling_rate=SAMPLING_RATE)
-        return {"input_values": features["input_values"], "labels": rows["label"]}
+        return WaveformDataset(
+            rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds
+        )
 
     def prediction_rows(self, utterances: Sequence[str], logits: torch.Tensor) -> list[dict[str, Any]]:
         """What `report.write_predictions` takes, from logits `(utterances, labels)`."""
@@ -85,6 +110,41 @@ class SpeechCorpus:
                 }
             )
         return rows
+
+
+class WaveformDataset(Dataset[dict[str, Any]]):
+    """Recordings with their labels, read when they are asked for, as `DataCollatorForShift` takes them.
+
+    Args:
+        rows: Columns `audio` and `label`.
+        feature_extractor: Normalises the samples.
+        max_samples: What is cut to.
+        seconds: Length of each row, for batches that are sorted by it.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        feature_extractor: ShiftFeatureExtractor,
+        *,
+        max_samples: int,
+        seconds: Sequence[float],
+    ) -> None:
+        self.rows, self.feature_extractor, self.max_samples, self.seconds = (
+            rows,
+            feature_extractor,
+            max_samples,
+            seconds,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`input_values`, float32 `(samples,)`, and `labels`, an int."""
+        row = self.rows[index]
+        features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
+        return {"input_values": features["input_values"][0], "labels": row["label"]}
 
 
 def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:

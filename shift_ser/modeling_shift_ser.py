@@ -7,17 +7,18 @@ from torch import nn
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
-from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from transformers.utils import can_return_tuple
 
 from .configuration_shift_ser import ShiftConfig
 from .loading import LoadableModel
-from .padding_aware import make_padding_aware, utterance_ends
+from .matrix_convolution import use_matrix_convolutions
+from .padding_aware import make_padding_aware, past_convolutions, utterance_ends
 
 # Not used here, but a saved model takes along the files that this one names, and not always those that they name.
 from .pipelines import ShiftAudioClassificationPipeline  # noqa: F401
 from .saved_config import SavedConfig  # noqa: F401
 from .shift_blocks import ShiftHead
+from .spec_augment import spec_augment
 from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
 
@@ -58,6 +59,7 @@ class ShiftModel(ShiftPreTrainedModel):
         config.validate()
         self.encoder = AutoModel.from_config(config.encoder_config)
         make_padding_aware(self.encoder)
+        use_matrix_convolutions(self.encoder)
         layers = self.encoder.config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
@@ -74,6 +76,9 @@ class ShiftModel(ShiftPreTrainedModel):
         if self.encoder is not None:
             frozen = self.encoder if self.config.freeze_encoder else self.encoder.feature_extractor
             frozen.eval().requires_grad_(False)
+            unused = getattr(self.encoder, "masked_spec_embed", None)
+            if unused is not None and not getattr(self.encoder.config, "apply_spec_augment", True):
+                unused.requires_grad_(False)  # or several processes would wait for its gradient
         return self
 
     @can_return_tuple
@@ -84,18 +89,21 @@ class ShiftModel(ShiftPreTrainedModel):
         encoder_hidden_states: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        extract_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Run the encoder (unless its frames are given) and the head.
+        """Run the encoder, or what of it has not been run before, and the head.
 
         Args:
             input_values: Normalised speech at 16 kHz, shape `(batch, samples)`.
             attention_mask: 1 on speech, 0 on the padding at its right. Shape `(batch, samples)` beside
-                `input_values`, `(batch, time)` beside `encoder_hidden_states`.
+                `input_values`, `(batch, time)` beside the others.
             encoder_hidden_states: Frames of an encoder that has been run before, shape `(batch, time, channels)`; with
                 `use_weighted_layer_sum` those of all its layers, shape `(batch, layers, time, channels)`.
             output_attentions: Also return the probabilities of the head's attention blocks.
             output_hidden_states: Also return the head's input and every block's output.
+            extract_features: Output of the encoder's convolutions, shape `(batch, time, conv_channels)`, before their
+                projection: what is left of the encoder is run. Any floating dtype, as `encoder_hidden_states`.
             **kwargs: Ignored here; lets a caller pass one set of arguments to every model.
 
         Returns:
@@ -106,18 +114,25 @@ class ShiftModel(ShiftPreTrainedModel):
         """
         if not self.config.mask_padding:
             attention_mask = None
-        if input_values is not None and encoder_hidden_states is None:
-            frames = self._encode(input_values, attention_mask)
-        elif input_values is None and encoder_hidden_states is not None:
-            frames = self._check_frames(encoder_hidden_states, attention_mask)
+        inputs = {
+            "input_values": input_values,
+            "extract_features": extract_features,
+            "encoder_hidden_states": encoder_hidden_states,
+        }
+        given = {name: values for name, values in inputs.items() if values is not None}
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(inputs)}, got {' and '.join(given) or 'none'}")
+        ((name, values),) = given.items()
+        if name == "encoder_hidden_states":
+            layers = () if self.layer_weights is None else (self.layer_weights.numel(),)
+            frames = self._check(name, values, (*layers, "time", self.config.hidden_size), attention_mask)
         else:
-            given = "neither" if input_values is None else "both"
-            raise ValueError(f"give exactly one of input_values and encoder_hidden_states, got {given}")
+            frames = self._encode(values, attention_mask, convolved=name == "extract_features")
         if self.layer_weights is not None:
             frames = torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0).to(frames.dtype), frames)
         mask = self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=input_values is not None)
         if self.training:
-            frames = self._spec_augment(frames, mask)
+            frames = spec_augment(frames, mask, config=self.config, vector=self.masked_spec_embed)
         attentions_wanted = self.config.output_attentions if output_attentions is None else output_attentions
         states_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         frames, states, attentions = self.head(frames, mask, bool(attentions_wanted))
@@ -143,63 +158,54 @@ class ShiftModel(ShiftPreTrainedModel):
             attention_mask = self.encoder._get_feature_vector_attention_mask(num_frames, attention_mask.long())
         return attention_mask.bool()
 
-    def _encode(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The encoder's last frames `(batch, time, channels)`, or all layers' `(batch, layers, time, channels)`."""
+    def _encode(self, values: torch.Tensor, attention_mask: torch.Tensor | None, *, convolved: bool) -> torch.Tensor:
+        """The frames that the head reads, `(batch, time, channels)` or all layers' `(batch, layers, time, channels)`.
+
+        Args:
+            values: Speech, or (`convolved`) what the convolutions made of it.
+            attention_mask: Over samples or frames, whichever is given.
+            convolved: Whether the convolutions have been run before.
+        """
+        name = "extract_features" if convolved else "input_values"
         if self.encoder is None:
-            raise ValueError("input_values need the encoder, which was taken out: give encoder_hidden_states")
-        if input_values.dim() != 2:
-            raise ValueError(f"input_values must have shape (batch, samples), got {tuple(input_values.shape)}")
-        if attention_mask is not None and attention_mask.shape != input_values.shape:
+            raise ValueError(f"{name} need the encoder, which was taken out: give encoder_hidden_states")
+        if convolved and getattr(self.encoder.config, "add_adapter", False):
+            raise ValueError("extract_features must go into an encoder without adapter, got one with add_adapter=True")
+        sizes = ("time", self.encoder.config.conv_dim[-1]) if convolved else ("samples",)
+        values = self._check(name, values, sizes, attention_mask)
+        if convolved:
+            attention_mask = None if attention_mask is None else attention_mask.bool()
+            run, values = past_convolutions(self.encoder, attention_mask), values.transpose(1, 2)
+        else:
+            run = utterance_ends(self.encoder, attention_mask)
+        wanted = self.config.encoder_output
+        trained = torch.is_grad_enabled() and not self.config.freeze_encoder
+        with torch.set_grad_enabled(trained), run:
+            outputs = self.encoder(
+                values, attention_mask=attention_mask, output_hidden_states=wanted != "last", return_dict=True
+            )
+        if wanted == "last":
+            return outputs.last_hidden_state
+        return torch.stack(outputs.hidden_states, dim=1) if wanted == "all" else outputs.hidden_states[wanted]
+
+    def _check(
+        self, name: str, values: torch.Tensor, sizes: tuple[str | int, ...], attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """An input in the model's dtype, once its shape is seen to be `(batch, *sizes)` and to fit the mask."""
+        expected = ("batch", *sizes)
+        fits = values.dim() == len(expected) and all(
+            isinstance(size, str) or size == there for size, there in zip(expected, values.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{name} must have shape ({', '.join(map(str, expected))}), got {tuple(values.shape)}")
+        axis = next(size for size in sizes if isinstance(size, str))
+        batch = (values.shape[0], values.shape[expected.index(axis)])
+        if attention_mask is not None and attention_mask.shape != batch:
             raise ValueError(
-                f"attention_mask beside input_values must have shape (batch, samples) = {tuple(input_values.shape)},"
+                f"attention_mask beside {name} must have shape (batch, {axis}) = {batch},"
                 f" got {tuple(attention_mask.shape)}"
             )
-        all_layers = self.config.use_weighted_layer_sum
-        trained = torch.is_grad_enabled() and not self.config.freeze_encoder
-        with torch.set_grad_enabled(trained), utterance_ends(self.encoder, attention_mask):
-            outputs = self.encoder(
-                input_values, attention_mask=attention_mask, output_hidden_states=all_layers, return_dict=True
-            )
-        return torch.stack(outputs.hidden_states, dim=1) if all_layers else outputs.last_hidden_state
-
-    def _check_frames(self, frames: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Given frames as they are, once their shape is seen to fit the configuration and the mask."""
-        layers = () if self.layer_weights is None else (self.layer_weights.numel(),)
-        fits = frames.dim() == 3 + len(layers) and frames.shape[1:-2] == layers
-        if not fits or frames.shape[-1] != self.config.hidden_size:
-            expected = ("batch", *layers, "time", self.config.hidden_size)
-            raise ValueError(
-                f"encoder_hidden_states must have shape ({', '.join(map(str, expected))}), got {tuple(frames.shape)}"
-            )
-        if attention_mask is not None and attention_mask.shape != (frames.shape[0], frames.shape[-2]):
-            raise ValueError(
-                f"attention_mask beside encoder_hidden_states must have shape (batch, time) ="
-                f" {(frames.shape[0], frames.shape[-2])}, got {tuple(attention_mask.shape)}"
-            )
-        return frames
-
-    def _spec_augment(self, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Frames with random time masks (a learned vector) and feature masks (zero); numpy's generator draws them."""
-        config, (batch, length, channels) = self.config, frames.shape
-        if self.masked_spec_embed is not None and length >= config.mask_time_length:
-            masked = _compute_mask_indices(
-                (batch, length),
-                config.mask_time_prob,
-                config.mask_time_length,
-                attention_mask=None if mask is None else mask.long(),
-                min_masks=config.mask_time_min_masks,
-            )
-            masked = torch.from_numpy(masked).to(frames.device).unsqueeze(-1)
-            frames = torch.where(masked, self.masked_spec_embed.to(frames.dtype), frames)
-        if config.mask_feature_prob > 0:
-            masked = _compute_mask_indices(
-                (batch, channels),
-                config.mask_feature_prob,
-                config.mask_feature_length,
-                min_masks=config.mask_feature_min_masks,
-            )
-            frames = frames.masked_fill(torch.from_numpy(masked).to(frames.device).unsqueeze(1), 0.0)
-        return frames
+        return values.to(next((value.dtype for value in self.parameters()), torch.get_default_dtype()))
 
 
 class ShiftForSequenceClassification(ShiftPreTrainedModel):
@@ -224,6 +230,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        extract_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify utterances; the arguments of `ShiftModel.forward`, and `labels`.
@@ -235,6 +242,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             labels: Class indices, shape `(batch,)`; adds the cross-entropy `loss`.
             output_attentions: Also return the probabilities of the head's attention blocks.
             output_hidden_states: Also return the head's input and every block's output.
+            extract_features: Output of the encoder's convolutions, `(batch, time, conv_channels)`.
             **kwargs: Handed to the loss (the Trainer's `num_items_in_batch`).
 
         Returns:
@@ -246,6 +254,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             encoder_hidden_states=encoder_hidden_states,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            extract_features=extract_features,
             return_dict=True,
         )
         frames = outputs.last_hidden_state

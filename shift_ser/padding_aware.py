@@ -25,9 +25,11 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Normalise; positions beyond an utterance's length are scaled like the others and count for nothing."""
+        batch, channels, time = values.shape
+        if self.num_groups == channels and values.dtype == torch.bfloat16 and values.transpose(1, 2).is_contiguous():
+            return self._channels_last(values)
         if self.lengths is None:
             return super().forward(values)
-        batch, channels, time = values.shape
         grouped = values.float().view(batch, self.num_groups, channels // self.num_groups, time)
         outside = _outside(self.lengths, time)[:, None, None, :]
         count = (self.lengths * (channels // self.num_groups)).view(batch, 1, 1, 1)
@@ -35,6 +37,15 @@ class MaskedGroupNorm(nn.GroupNorm):
         variance = centred.masked_fill(outside, 0.0).square().sum(dim=(2, 3), keepdim=True) / count
         normalised = (centred * torch.rsqrt(variance + self.eps)).view(batch, channels, time)
         return (normalised * self.weight[:, None] + self.bias[:, None]).to(values.dtype)
+
+    def _channels_last(self, values: torch.Tensor) -> torch.Tensor:
+        """The same without a change of layout: with one channel a group it is the batch norm of an utterance."""
+        ends = [values.shape[2]] * len(values) if self.lengths is None else self.lengths.tolist()
+        rows = []
+        for utterance, end in zip(values.transpose(1, 2), ends, strict=True):
+            frames = torch.batch_norm(utterance[:end], self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+            rows.append(nn.functional.pad(frames, (0, 0, 0, values.shape[2] - end)))
+        return torch.stack(rows).transpose(1, 2)
 
 
 class MaskedActivation(nn.Module):
@@ -85,6 +96,34 @@ def utterance_ends(encoder: Any, attention_mask: torch.Tensor | None) -> Iterato
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     of_first = torch.div(samples - kernel, stride, rounding_mode="floor").clamp(min=0) + 1
     of_frames = encoder._get_feat_extract_output_lengths(samples).clamp(min=1)
+    with _lengths(encoder, of_first, of_frames):
+        yield
+
+
+@contextmanager
+def past_convolutions(encoder: Any, attention_mask: torch.Tensor | None) -> Iterator[None]:
+    """For the time of one forward pass, let an encoder take its convolutions' output where it takes speech.
+
+    What the encoder is called with, shape `(batch, channels, time)`, and the mask beside it, are handed through as if
+    the convolutions had just made them of speech; everything behind them runs as always.
+
+    Args:
+        encoder: An encoder that went through `make_padding_aware`.
+        attention_mask: Bool, over frames, shape `(batch, time)`; None: nothing is padding.
+    """
+    of_frames = None if attention_mask is None else attention_mask.sum(dim=-1).clamp(min=1)
+    encoder.feature_extractor.forward = lambda values: values
+    encoder._get_feature_vector_attention_mask = lambda time, mask, **options: mask
+    try:
+        with _lengths(encoder, None, of_frames):
+            yield
+    finally:
+        del encoder.feature_extractor.forward, encoder._get_feature_vector_attention_mask
+
+
+@contextmanager
+def _lengths(encoder: Any, of_first: torch.Tensor | None, of_frames: torch.Tensor | None) -> Iterator[None]:
+    """Set how long utterances are behind the first convolution, and in frames; afterwards forget it."""
     aware = [module for module in encoder.modules() if isinstance(module, (MaskedGroupNorm, MaskedActivation))]
     for module in aware:
         module.lengths = of_first if isinstance(module, MaskedGroupNorm) else of_frames

@@ -42,6 +42,19 @@ def test_published_settings(variant):
     assert config.num_hidden_layers == config.num_head_layers
 
 
+def test_temperature_is_kept_beside_the_model(tmp_path):
+    assert tiny_config().temperature is None
+    model = ShiftForSequenceClassification(tiny_config(temperature=1.75))  # transformers knows the name otherwise
+    model.save_pretrained(tmp_path)
+    assert ShiftConfig.from_pretrained(tmp_path).temperature == 1.75
+    assert ShiftForSequenceClassification.from_pretrained(tmp_path).config.temperature == 1.75
+    for wrong in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(StrictDataclassClassValidationError, match=f"temperature must be finite .* got {wrong}"):
+            tiny_config(temperature=wrong)
+    with pytest.raises(StrictDataclassFieldValidationError):
+        tiny_config(temperature="1")
+
+
 def test_default_is_the_shiftformer():
     assert ShiftConfig().to_dict() == ShiftConfig.from_variant("shiftformer").to_dict()
 
@@ -157,6 +170,19 @@ def test_weighted_sum_refuses_layerdrop():
     with pytest.raises(StrictDataclassClassValidationError, match=r"use_weighted_layer_sum needs .* got 0\.1"):
         tiny_config(**options, encoder_augmentation=True)
     assert tiny_config(**options).use_weighted_layer_sum
+
+
+def test_one_layer_of_the_encoder():
+    assert tiny_config().encoder_output == "last" and tiny_config(encoder_layer=2).encoder_output == 2
+    assert tiny_config(use_weighted_layer_sum=True).encoder_output == "all"
+    for layer in (-1, 3):
+        with pytest.raises(StrictDataclassClassValidationError, match=f"from 0 to the encoder's 2 layers, got {layer}"):
+            tiny_config(encoder_layer=layer)
+    with pytest.raises(StrictDataclassClassValidationError, match="must be None with use_weighted_layer_sum, got 0"):
+        tiny_config(encoder_layer=0, use_weighted_layer_sum=True)
+    options = {"encoder_config": tiny_encoder_config(layerdrop=0.1), "encoder_augmentation": True}
+    with pytest.raises(StrictDataclassClassValidationError, match=r"encoder_layer needs .* layerdrop=0, .* got 0\.1"):
+        tiny_config(**options, encoder_layer=1)
 
 
 def test_heads_need_not_fit_where_there_is_no_attention():

@@ -6,6 +6,7 @@ from shift_ser.data_collator import DataCollatorForShift
 
 CASES = [
     ("input_values", [(5,), (3,), (8,)], 0),
+    ("extract_features", [(5, 4), (3, 4), (8, 4)], 0),
     ("encoder_hidden_states", [(5, 4), (3, 4), (8, 4)], 0),
     ("encoder_hidden_states", [(2, 5, 4), (2, 3, 4), (2, 8, 4)], 1),
 ]
@@ -48,6 +49,17 @@ def test_labels_are_absent_when_the_examples_have_none():
 def test_float64_and_int_inputs_become_float32_and_array_labels_long():
     batch = DataCollatorForShift()([{"input_values": np.arange(3), "labels": np.int8(1)}])
     assert batch["input_values"].dtype == torch.float32 and batch["labels"].tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("name", "shapes", "axis"), CASES)
+def test_half_precision_stays_half_unless_it_is_mixed(name, shapes, axis, dtype):
+    examples = make(name, shapes, kind=lambda tensor: tensor.to(dtype))
+    batch = DataCollatorForShift()(examples)
+    assert batch[name].dtype == dtype
+    assert torch.equal(batch[name][1].narrow(axis, 0, shapes[1][axis]), examples[1][name])
+    examples[2][name] = examples[2][name].float()
+    assert DataCollatorForShift()(examples)[name].dtype == torch.float32
 
 
 @pytest.mark.parametrize(

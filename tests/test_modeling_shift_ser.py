@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import ENCODER_CONFIGS, HOP, speech_batch, tiny_encoder_config, tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForAudioClassification, HubertModel
+from transformers import AutoModel, AutoModelForAudioClassification, HubertModel, set_seed
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification, ShiftModel
 from shift_ser.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS
@@ -182,7 +182,8 @@ def test_fine_tuning_keeps_the_convolutions_frozen(tmp_path):
         assert encoder.encoder.training and encoder.feature_projection.training
         trained = {name for name, value in encoder.named_parameters() if value.requires_grad}
         all_names = {name for name, _ in encoder.named_parameters()}
-        assert trained == {name for name in all_names if not name.startswith("feature_extractor.")}
+        unused = {"masked_spec_embed"}  # the encoder's own SpecAugment is off
+        assert trained == {name for name in all_names - unused if not name.startswith("feature_extractor.")}
     frozen = ShiftForSequenceClassification.from_pretrained(tmp_path, freeze_encoder=True).train()
     assert not any(parameter.requires_grad for parameter in frozen.shift_ser.encoder.parameters())
 
@@ -255,8 +256,14 @@ def test_weighted_layer_sum_is_the_weighted_sum():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "exactly one of input_values and encoder_hidden_states, got neither"),
-        ({"input_values": torch.zeros(1, 999), "encoder_hidden_states": torch.zeros(1, 3, 96)}, "got both"),
+        ({}, "exactly one of input_values, extract_features, encoder_hidden_states, got none"),
+        ({"input_values": torch.zeros(1, 999), "encoder_hidden_states": torch.zeros(1, 3, 96)},
+         "got input_values and encoder_hidden_states"),
+        ({"extract_features": torch.zeros(1, 3, 16), "encoder_hidden_states": torch.zeros(1, 3, 96)},
+         "got extract_features and encoder_hidden_states"),
+        ({"extract_features": torch.zeros(1, 3, 96)}, r"extract_features must have shape \(batch, time, 16\), got"),
+        ({"extract_features": torch.zeros(1, 3, 16), "attention_mask": torch.ones(1, 999)},
+         r"attention_mask beside extract_features must have shape .* \(1, 3\), got \(1, 999\)"),
         ({"input_values": torch.zeros(999)}, r"input_values must have shape \(batch, samples\), got \(999,\)"),
         ({"input_values": torch.zeros(1, 999), "attention_mask": torch.ones(1, 3)},
          r"attention_mask beside input_values must have shape \(batch, samples\) = \(1, 999\), got \(1, 3\)"),
@@ -280,6 +287,91 @@ def test_inputs_that_do_not_fit_a_weighted_sum_or_a_model_without_encoder():
     model.shift_ser.encoder = None
     with pytest.raises(ValueError, match="input_values need the encoder, which was taken out"):
         model(torch.zeros(1, 999))
+    with pytest.raises(ValueError, match="extract_features need the encoder, which was taken out"):
+        model(extract_features=torch.zeros(1, 3, 16))
+    adapter = tiny_model(encoder_config=tiny_encoder_config("wav2vec2", add_adapter=True))
+    with pytest.raises(ValueError, match="an encoder without adapter, got one with add_adapter=True"):
+        adapter(extract_features=torch.zeros(1, 3, 16))
+
+
+def convolved(model, speech, lengths):
+    """Output of the convolutions, each utterance alone, zero-padded to one batch, with its mask."""
+    with torch.no_grad():
+        alone = [model.shift_ser.encoder.feature_extractor(speech[[row], :n])[0].T for row, n in enumerate(lengths)]
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(frames)) for frames in alone], batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(alone, batch_first=True), mask.long()
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM calls torch's attention so
+@pytest.mark.parametrize("norm", ["layer", "group"])
+@pytest.mark.parametrize("encoder", ENCODER_CONFIGS)
+def test_convolutions_given_equal_the_whole_run(encoder, norm):
+    encoder_config = tiny_encoder_config(encoder, feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")
+    model = tiny_model("shiftformer", encoder_config=encoder_config, freeze_encoder=False, use_weighted_layer_sum=True)
+    speech, mask = speech_batch(LENGTHS)
+    features, frame_mask = convolved(model, speech, LENGTHS)
+    expected = model(speech, attention_mask=mask).logits
+    given = model(extract_features=features, attention_mask=frame_mask).logits
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-6)
+    poisoned = features.masked_fill(frame_mask[..., None] == 0, 1e3)
+    assert torch.equal(model(extract_features=poisoned, attention_mask=frame_mask).logits, given)
+    torch.testing.assert_close(model(speech, attention_mask=mask).logits, expected, rtol=0, atol=0)  # all undone
+    alone = model(extract_features=features[:1]).logits
+    torch.testing.assert_close(alone, expected[:1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("encoder", ["hubert", "data2vec-audio"])
+def test_fine_tuning_from_convolutions_has_the_gradients_of_the_whole_run(encoder, checkpointing):
+    speech, mask = speech_batch([16000, 9000])  # the encoder's own SpecAugment needs ten frames
+    encoder_config = tiny_encoder_config(encoder, mask_time_prob=0.5, mask_time_length=2, layerdrop=0.0)
+    model = tiny_model(freeze_encoder=False, encoder_config=encoder_config, encoder_augmentation=True).train()
+    features, frame_mask = convolved(model, speech, [16000, 9000])
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    gradients = []
+    for inputs in (
+        {"input_values": speech, "attention_mask": mask},
+        {"extract_features": features, "attention_mask": frame_mask},
+    ):
+        set_seed(0)
+        model.zero_grad()
+        loss = model(**inputs, labels=torch.tensor([1, 2])).loss
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(gradients[0]) == len(gradients[1]) > 40
+    for whole, given in zip(*gradients, strict=True):
+        torch.testing.assert_close(given, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, None])
+def test_a_chosen_layer_is_saved_and_is_what_frames_of_it_give(tmp_path, layer):
+    model = tiny_model("shiftcnn", encoder_layer=layer)
+    speech, mask = speech_batch(LENGTHS)
+    outputs = model.shift_ser.encoder(speech, attention_mask=mask, output_hidden_states=True)
+    frames = outputs.last_hidden_state if layer is None else outputs.hidden_states[layer]
+    frame_mask = model.shift_ser.frame_mask(mask, num_frames=frames.shape[1], of_samples=True)
+    expected = model(encoder_hidden_states=frames, attention_mask=frame_mask).logits
+    torch.testing.assert_close(model(speech, attention_mask=mask).logits, expected, rtol=0, atol=1e-6)
+    model.save_pretrained(tmp_path)
+    loaded = ShiftForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.encoder_layer == layer
+    torch.testing.assert_close(loaded(speech, attention_mask=mask).logits, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_frames_of_half_precision_are_taken_at_the_models(variant, dtype):
+    model = tiny_model(variant)
+    frames, mask = frame_batch()
+    expected = model(encoder_hidden_states=frames.to(dtype).float(), attention_mask=mask).logits
+    assert torch.equal(model(encoder_hidden_states=frames.to(dtype), attention_mask=mask).logits, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(encoder_hidden_states=frames.to(dtype), attention_mask=mask).logits
+    torch.testing.assert_close(mixed.float(), expected, rtol=0, atol=0.1)
+    model.to(torch.bfloat16)
+    assert model(encoder_hidden_states=frames, attention_mask=mask).logits.dtype == torch.bfloat16
 
 
 # Outputs
