@@ -4,7 +4,8 @@
     accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus FOLDER
 
 `--help` lists the flags: the encoder's and head's, the corpus's, and those of the Trainer. Flags win over the recipe.
-`--push_to_hub` brings the finished run to the Hub; if the upload fails, the same command again goes on with it.
+The same command goes on where a run was stopped, and runs folds that failed again. `--push_to_hub` brings the finished
+run to the Hub; if the upload fails, the same command again goes on with it.
 """
 
 import logging
@@ -15,25 +16,32 @@ from transformers.utils import logging as transformers_logging
 
 from shift_ser.arguments import parse_arguments
 from shift_ser.hub import HubRepository, PushError, same_command
-from shift_ser.training import CrossValidation
+from shift_ser.training import AllFoldsFailed, CrossValidation
 
 
 def main() -> None:
     """Parse, run, print."""
     transformers_logging.disable_progress_bar()
+    hub = None
     try:
         arguments = parse_arguments(sys.argv[1:])
         main_process = arguments[-1].process_index == 0
         logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
         run = CrossValidation(*arguments)
-        hub = None
         if run.run_args.push_to_hub:
             hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.description)
-    except (ValueError, OSError, StrictDataclassError) as error:
+        results = run.run()
+    except (ValueError, OSError, StrictDataclassError, AllFoldsFailed) as error:
         sys.exit(f"error: {error}")
-    results = run.run()
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; this goes on from the last finished epoch:\n\n    {same_command(sys.argv)}")
     if main_process:
         print(f"\n{results['corpus']}\n\n{run.table(results)}\n\nResults, models and figures: {run.results_dir}")
+    if run.failed:
+        told = "\n".join(f"fold {entry['fold']}, seed {entry['seed']}: {entry['reason']}" for entry in run.failed)
+        sys.exit(
+            f"error: {len(run.failed)} folds failed\n{told}\nThey are run again by\n\n    {same_command(sys.argv)}"
+        )
     if main_process and hub:
         try:
             print(f"Pushed: {hub.push(run.output_dir)}")

@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 from .configuration_shift_ser import ShiftConfig
-from .folds import PROTOCOLS
+from .folds import FOLD_UNITS, PROTOCOLS, SELECTIONS
 from .optimization import SCHEDULES
 
 
@@ -43,6 +43,7 @@ class ModelArguments:
     position_embedding_type: str | None = _option("absolute, relative_key or relative_key_query")
     max_position_embeddings: int | None = _option("frames the position tables reach")
     use_weighted_layer_sum: bool | None = _option("weighted sum over all encoder layers instead of the last")
+    encoder_layer: int | None = _option("layer of the encoder to read, not its last frames (0: input of the first)")
     mask_time_prob: float | None = _option("SpecAugment: share of frames under time masks")
     mask_time_length: int | None = _option("SpecAugment: frames in a time mask")
     mask_time_min_masks: int | None = _option("SpecAugment: least number of time masks")
@@ -79,6 +80,9 @@ class DataArguments:
     max_seconds: float = _option("utterances are cut to this length", 7.5)
     do_normalize: bool | None = _option("scale utterances to zero mean and unit variance; default: as the encoder says")
     cache_dir: str = _option("where the frozen encoder's frames are kept", "cache/frames")
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are kept in", "float32")
+    encoder_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are computed in", "float32")
+    cache_convolutions: bool = _option("fine_tuning: keep what the frozen convolutions make of speech", False)
 
 
 @dataclass
@@ -92,7 +96,11 @@ class RunArguments(TrainingArguments):
     """
 
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
-    protocol: str = _option(f"who selects the epoch, one of {PROTOCOLS}", "test_blind")
+    protocol: str = _option(f"whether anything selects the epoch, one of {PROTOCOLS}", "test_blind")
+    fold_unit: str = _option(f"who is left out and tests, one of {FOLD_UNITS}", "session")
+    selection: str = _option(f"who selects the epoch (test_blind), one of {SELECTIONS}", "session")
+    refit: bool = _option("after selection train anew, on the selection set as well, to the selected epoch", False)
+    seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
@@ -103,9 +111,12 @@ class RunArguments(TrainingArguments):
     warmup_learning_rate: float = _option("first rate of the authors' cosine", 5e-7)
     min_learning_rate: float = _option("last rate of the authors' cosine", 5e-6)
     per_device_train_batch_size: int = _option("utterances in a training batch, over all processes", 32)
+    max_batch_seconds: float | None = _option(
+        "in place of a number of utterances: seconds in a training batch with its padding, over all processes"
+    )
     per_device_eval_batch_size: int = _option("utterances in an evaluation batch, over all processes", 32)
     logging_strategy: str = _option("as in TrainingArguments", "epoch")
-    save_total_limit: int | None = _option("checkpoints kept while a fold runs", 1)
+    save_total_limit: int | None = _option("checkpoints kept while a fold runs, at least 2", 2)
     remove_unused_columns: bool = _option("fixed: the data set's transform reads all columns", False)
     accelerator_config: dict | str | None = field(
         default_factory=lambda: {"split_batches": True}, metadata={"help": "as in TrainingArguments"}
@@ -113,19 +124,50 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Tie evaluation, saving and selection together as the protocol asks."""
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {SCHEDULES}, got {self.schedule!r}")
-        if self.push_to_hub and self.evaluate_only:
-            raise ValueError("evaluate_only must be false with push_to_hub, which pushes what training left; got True")
+        self._check()
         self.eval_strategy = self.save_strategy = "epoch"
-        self.load_best_model_at_end = self.protocol == "test_blind"
-        self.metric_for_best_model = f"eval_{self.selection_metric}"
+        self.load_best_model_at_end = False  # a run takes the selected epoch itself, also after its folder was moved
+        self.metric_for_best_model = f"eval_selection_{self.selection_metric}" if self.selects else None
+        self.logging_nan_inf_filter = False
         # Without this, several processes on a machine without accelerator would each take themselves for the only one.
         if not torch.accelerator.is_available():
             self.use_cpu = True
         super().__post_init__()
+
+    @property
+    def selects(self) -> bool:
+        """Whether a selection set chooses the epoch."""
+        return self.protocol != "authors"
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of the run: `seeds`, or `seed` alone."""
+        return self.seeds or [self.seed]
+
+    def _check(self) -> None:
+        choices = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "selection": SELECTIONS, "schedule": SCHEDULES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.push_to_hub and self.evaluate_only:
+            raise ValueError("evaluate_only must be false with push_to_hub, which pushes what training left; got True")
+        if self.refit and (not self.selects or self.max_steps > 0):
+            raise ValueError(
+                "refit must be false without a selected epoch to stop after, got True with"
+                f" protocol {self.protocol!r} and max_steps {self.max_steps}"
+            )
+        follower = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if follower in ("reduce_lr_on_plateau", "greedy") and (self.refit or not self.selects):
+            raise ValueError(
+                f"lr_scheduler_type must follow no score where nothing selects, got {follower!r} with protocol"
+                f" {self.protocol!r} and refit {self.refit}"
+            )
+        if len(set(self.all_seeds)) < len(self.all_seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        if self.save_total_limit == 1:
+            raise ValueError(
+                "save_total_limit must be at least 2, or a run could not go on from its last checkpoint; got 1"
+            )
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:

@@ -14,10 +14,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from .arguments import RunArguments
 from .model_card import corpus_name, public_encoder, repository_name, run_card
-from .report import read_json, write_json, write_text
+from .report import fold_folder, read_json, write_json, write_text
 
 # Of a fold's folder, what stays at home: predictions tell the labels of the corpus, which its licence may not let out.
-PRIVATE = ("predictions.csv", "result.json", "README.md", "checkpoints")
+PRIVATE = ("predictions.csv", "selection_predictions.csv", "result.json", "README.md", "checkpoints")
 
 
 class PushError(RuntimeError):
@@ -110,11 +110,12 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
     """
     output_dir = Path(output_dir)
     results = read_json(output_dir / "results.json")
-    fold, chosen = choose_fold(results)
+    result, why = choose_fold(results)
+    seeds = results["settings"]["seeds"]
     folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
     try:
-        shutil.copytree(output_dir / f"fold{fold}", part, ignore=shutil.ignore_patterns(*PRIVATE))
-        card = run_card(results, model=repo_id, fold=fold, chosen=chosen)
+        shutil.copytree(output_dir / fold_folder(result, seeds=seeds), part, ignore=shutil.ignore_patterns(*PRIVATE))
+        card = run_card(results, model=repo_id, of=result, why=why)
         settings = results["settings"]
         settings = {**settings, "encoder": public_encoder(settings["encoder"])}
         write_text(part / "README.md", card)
@@ -128,24 +129,27 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
     return folder
 
 
-def choose_fold(results: Mapping[str, Any]) -> tuple[int, str]:
-    """The fold whose model stands for the run, and why; never chosen by a test score.
+def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The fold (and seed) whose model stands for the run, and why; never chosen by a test score.
 
-    Under `test_blind` it is the fold with the best score on its selection session (of equals, the first), under
-    `authors`, where nothing selects, the first one.
+    Under `test_blind` it is the one with the best score on its selection set (of equals, the first), under `authors`,
+    where nothing selects, the first one.
+
+    Returns:
+        Its entry in `folds`, and a clause that ends the sentence "These weights are those of fold 1".
 
     Example:
         >>> folds = [{"fold": 1, "selection": {"ua": 0.5}}, {"fold": 2, "selection": {"ua": 0.75}}]
         >>> choose_fold({"settings": {"protocol": "test_blind", "selection_metric": "ua"}, "folds": folds})
-        (2, ', which has the best UA on its selection session (75.00%)')
+        ({'fold': 2, 'selection': {'ua': 0.75}}, ', which has the best UA on its selection set (75.00%)')
     """
     settings, folds = results["settings"], results["folds"]
     if settings["protocol"] == "authors":
-        return folds[0]["fold"], ", the first, after its last epoch: nothing was selected"
+        return folds[0], ", the first, after its last epoch: nothing was selected"
     metric = settings["selection_metric"]
     best = max(folds, key=lambda result: result["selection"][metric])
     score = f"{best['selection'][metric]:.2%}"
-    return best["fold"], f", which has the best {metric.upper()} on its selection session ({score})"
+    return best, f", which has the best {metric.upper()} on its selection set ({score})"
 
 
 def same_command(arguments: Sequence[str]) -> str:

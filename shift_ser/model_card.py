@@ -19,18 +19,20 @@ from .arguments import DataArguments, ModelArguments, RunArguments
 from .model_card_text import (
     CITATION,
     DATA,
+    EPOCHS,
     HEADS,
     INTENDED,
     LABELS_NOTE,
     LIMITS,
     MISUSE,
     NOT_TRAINED,
-    PROTOCOLS,
     SCENARIOS,
     TITLE,
     USE,
+    protocol_text,
 )
-from .report import fold_table, read_json, write_text
+from .report import fold_folder, read_json, write_text
+from .summary import doubt, fold_table, headline, name_of
 
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
 PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")
@@ -40,8 +42,8 @@ def run_card(
     results: Mapping[str, Any],
     *,
     model: str,
-    fold: int | None = None,
-    chosen: str = "",
+    of: Mapping[str, Any] | None = None,
+    why: str = "",
     figure: str | None = "confusion.png",
 ) -> str:
     """The card of a run, or of the model of one of its folds.
@@ -49,29 +51,23 @@ def run_card(
     Args:
         results: What `CrossValidation.run` returned and `results.json` holds.
         model: Hub name or folder that the examples load.
-        fold: The fold whose weights lie beside the card; `None` for the whole run.
-        chosen: Why it is this fold's, a clause that ends the sentence "These weights are those of fold 1".
+        of: The entry in `folds` whose weights lie beside the card; `None` for the whole run.
+        why: Why it is this one, a clause that ends the sentence "These weights are those of fold 1".
         figure: Path of the confusion matrix, as seen from the card; `None` leaves it out.
 
     Returns:
-        Markdown with the YAML block that the Hub reads. Scores of the selected (or last) epoch only are in the
-        block, and only if every fold of the run is done.
-
-    Raises:
-        ValueError: If `fold` is none of the results.
+        Markdown with the YAML block that the Hub reads. The block has the headline's scores only, never the oracle's,
+        and only if every fold of the run is done.
     """
-    done = [result["fold"] for result in results["folds"]]
-    if fold is not None and fold not in done:
-        raise ValueError(f"fold must be one of the run's finished folds {done}, got {fold}")
     settings, corpus = results["settings"], corpus_name(results["corpus"])
     data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results))
     sections = [
         *_opening(settings, corpus=corpus),
-        _weights(results, fold=fold, chosen=chosen),
+        _weights(results, of=of, why=why),
         USE.format(model=model),
         f"## Results\n\n{_scores(results)}",
         f"![Confusion matrix of all folds pooled]({figure})" if figure else "",
-        f"## Protocol\n\n{_protocol(settings)}\n\n{_splits(results)}",
+        f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
         f"## Training\n\n```bash\n{training_command(settings, corpus=corpus)}\n```\n\n{_versions(results)}",
         *_closing(corpus),
     ]
@@ -86,12 +82,13 @@ def untrained_card(variant: str, scenario: str) -> str:
         scenario: `feature_extraction` or `fine_tuning`.
     """
     settings = {"variant": variant, "scenario": scenario, "encoder": PUBLISHED_ENCODERS[scenario]}
-    settings |= {"protocol": "test_blind", "selection_metric": "ua"}
+    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "selection", "refit")}
+    settings["selection_metric"] = RunArguments.selection_metric
     sections = [
         *_opening(settings, corpus="iemocap"),
         NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus="iemocap")),
         USE.format(model=f"runs/{variant}_{scenario}/fold1"),
-        f"## Protocol\n\n{_protocol(settings)}",
+        f"## Protocol\n\n{protocol_text(settings)}",
         *_closing("iemocap"),
     ]
     return _card(_metadata(settings, corpus="iemocap", eval_results=None), sections)
@@ -99,10 +96,10 @@ def untrained_card(variant: str, scenario: str) -> str:
 
 def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
     """Write `README.md` beside the model of each finished fold of a run."""
-    for fold in (result["fold"] for result in results["folds"]):
-        folder = Path(output_dir) / f"fold{fold}"
-        card = run_card(results, model=str(Path(folder.parent.name, folder.name)), fold=fold, figure=None)
-        write_text(folder / "README.md", card)
+    for result in results["folds"]:
+        folder = Path(output_dir, fold_folder(result, seeds=results["settings"]["seeds"]))
+        model = folder.relative_to(Path(output_dir).parent)
+        write_text(folder / "README.md", run_card(results, model=str(model), of=result, figure=None))
 
 
 def corpus_name(description: str) -> str:
@@ -165,7 +162,7 @@ def _metadata(settings: Mapping[str, Any], *, corpus: str, eval_results: list[Ev
         pipeline_tag="audio-classification",
         tags=[*tags, "synthetic"] if synthetic else tags,
         datasets=None if synthetic else ["iemocap"],
-        metrics=["accuracy", "recall"],
+        metrics=["accuracy", "recall", "f1"],
         base_model=hub_name(settings["encoder"]),
         model_name=repository_name(settings, corpus=corpus) if eval_results else None,
         eval_results=eval_results,
@@ -173,31 +170,33 @@ def _metadata(settings: Mapping[str, Any], *, corpus: str, eval_results: list[Ev
 
 
 def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
-    """WA and UA for the model index, with their protocol; `None` while folds are missing."""
-    summary, protocol = results["summary"], results["settings"]["protocol"]
+    """The headline for the model index, with its protocol; `None` while folds are missing."""
+    summary, settings = results["summary"], results["settings"]
     if summary["folds"] < summary["num_folds"]:
         return None
     synthetic = corpus_name(results["corpus"]) == "synthetic"
-    epoch = "selected on another session" if protocol == "test_blind" else "last"
+    protocol, folds, kind = settings["protocol"], len(settings["plans"]), headline(results["folds"][0])
     shared: dict[str, Any] = {
         "task_type": "audio-classification",
         "task_name": "Speech emotion recognition",
         "dataset_type": "synthetic" if synthetic else "iemocap",
         "dataset_name": "Synthetic speech of espeak-ng voices" if synthetic else "IEMOCAP, four classes",
-        "dataset_config": f"leave one session out, protocol {protocol}",
+        "dataset_config": f"leave one {settings['fold_unit']} out, protocol {protocol}",
         "dataset_split": "test",
-        "dataset_args": {"protocol": protocol, "epoch": epoch, "split_hash": split_hash(results)},
+        "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)},
     }
-    named = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", {"average": "macro"})}
+    macro = {"average": "macro"}
+    named = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", macro), "f1": ("f1", "macro F1", macro)}
+    spreads = {"std": "std_over_folds", "std_seeds": "std_over_seeds"}
     return [
         EvalResult(
             **shared,
             metric_type=kind,
-            metric_name=f"{name}, mean of {summary['folds']} folds ({protocol})",
-            metric_value=round(summary["test"][key]["mean"], 4),
-            metric_args={**options, "std_over_folds": round(summary["test"][key]["std"], 4)},
+            metric_name=f"{name}, mean of {folds} folds ({protocol})",
+            metric_value=round(score["mean"], 4),
+            metric_args=options | {spreads[spread]: round(score[spread], 4) for spread in spreads if spread in score},
         )
-        for key, (kind, name, options) in named.items()
+        for score, (kind, name, options) in ((summary["test"][key], named[key]) for key in named)
     ]
 
 
@@ -216,47 +215,39 @@ def _opening(settings: Mapping[str, Any], *, corpus: str) -> list[str]:
     return [f"# {head} on {family}, {speech}", f"{told}\n\n{LABELS_NOTE[corpus]}"]
 
 
-def _weights(results: Mapping[str, Any], *, fold: int | None, chosen: str) -> str:
+def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:
     """Which of the run's models this is."""
-    if fold is None:
-        return "The run leaves one model per fold; none of them is better by right, and the scores are means over all."
-    result = next(result for result in results["folds"] if result["fold"] == fold)
-    heard = f"never heard session {result['test_session']}"
+    seeds = results["settings"]["seeds"] or []
+    if of is None:
+        each = "per fold and seed" if len(seeds) > 1 else "per fold"
+        return f"The run leaves one model {each}; none of them is better by right, and the scores are means over all."
+    row = "no row of the table below (means over seeds)" if len(seeds) > 1 else "only that row of the table below"
     return (
-        f"**These weights are those of fold {fold}**{chosen}. They {heard}, so only that row of the table below is"
-        " about this very model; the means are about the method."
+        f"**These weights are those of {name_of(of, seeds=seeds)}**{why}. They never heard {of['test_group']}, so {row}"
+        " is about this very model; the means are about the method."
     )
 
 
 def _scores(results: Mapping[str, Any]) -> str:
-    summary, protocol = results["summary"], results["settings"]["protocol"]
-    table = fold_table(results["folds"], protocol=protocol, num_folds=summary["num_folds"])
-    notes = ["WA is accuracy, UA the mean of the classes' recalls; ± is the standard deviation over folds."]
+    summary = results["summary"]
+    table = fold_table(results["folds"], num_folds=summary["num_folds"], missing=results["missing"])
+    notes = ["WA is accuracy, UA the mean of the classes' recalls, F1 the mean of their F1."]
     if summary["folds"] < summary["num_folds"]:
         notes.append(f"Only {summary['folds']} of {summary['num_folds']} folds are done: not yet a result.")
-    if protocol == "authors":
-        notes.append("The columns called oracle chose the epoch on the test session itself; they are not results.")
+    notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")
     if corpus_name(results["corpus"]) == "synthetic":
         notes.append("**The speech is synthetic; these scores say nothing about emotion in people.**")
-    return f"{' '.join(notes)}\n\n{table}"
-
-
-def _protocol(settings: Mapping[str, Any]) -> str:
-    return PROTOCOLS[settings["protocol"]].format(metric=settings["selection_metric"].upper())
+    return f"{' '.join(notes)}\n\n{table}\n{doubt(results)}"
 
 
 def _splits(results: Mapping[str, Any]) -> str:
     """Who trains, selects and tests in each fold, with the hashes by which a split is known."""
-    sessions = sorted(results["settings"]["plans"], key=int)
     lines = ["| fold | trains | selects | tests | split hash |", "| ---: | --- | --- | --- | --- |"]
-    for result in results["folds"]:
-        test, selection = result["test_session"], result["selection_session"]
-        train = "all other sessions" if len(results["folds"]) < len(sessions) else ""
-        others = sorted({entry["test_session"] for entry in results["folds"]} - {test, selection})
-        train = f"{train or 'sessions ' + ', '.join(map(str, others))} ({result['num_train']} utterances)"
-        select = "nothing" if selection is None else f"session {selection} ({result['num_selection']})"
-        cells = [result["fold"], train, select, f"session {test} ({result['num_test']})", f"`{result['plan']}`"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for result in {result["fold"]: result for result in results["folds"]}.values():
+        group, plan = result["selection_group"], f"`{result['plan']}`"
+        select = "nothing" if group is None else f"{group} ({result['num_selection']})"
+        train, test = f"the others ({result['num_train']} utterances)", f"{result['test_group']} ({result['num_test']})"
+        lines.append(f"| {result['fold']} | {train} | {select} | {test} | {plan} |")
     return "\n".join([*lines, "", f"All folds together: `{split_hash(results)}`."])
 
 

@@ -1,5 +1,8 @@
 """The prose of model cards: what holds for every model, by corpus (`iemocap` or `synthetic`), scenario, protocol."""
 
+from collections.abc import Mapping
+from typing import Any
+
 _SHIFT = "At every step of time a share of the channels is taken from a neighbouring frame"
 HEADS = {
     "linear": ("Linear head", "the masked mean over frames and a linear layer"),
@@ -58,20 +61,34 @@ print(classify("speech.wav"))
 ```
 
 The model takes 16 kHz speech with its mask, which the feature extractor always gives."""
-PROTOCOLS = {
-    "test_blind": (
-        "*Test-blind, leave one session out.* In each fold one session tests, the session after it (after the last, the"
-        " first) selects the epoch by its {metric}, and the others train. The test session is scored once, with the"
-        " selected epoch; nothing looks at it before. Speakers, dialogs and utterances are each in one part only."
-        " No score chosen on the test session (*oracle*) is given."
-    ),
-    "authors": (
-        "*As the authors of the paper, leave one session out.* In each fold one session tests and all others train;"
-        " there is no selection session, so the score is that of the last epoch. The best scores over all epochs on the"
-        " test session are listed as *oracle*, for comparison with the paper alone: chosen on the test session, they"
-        " are never the result."
-    ),
+EPOCHS = {
+    "last": "last",
+    "selected": "selected on a selection set",
+    "refit": "selected on a selection set, then trained anew on train and selection set",
 }
+_SELECTIONS = {
+    "session": "the next session (after the last, the first) selects the epoch",
+    "speaker": "one speaker of the next session selects the epoch",
+    "random": "a random fifth of the other utterances (of speakers that train as well) selects the epoch",
+}
+_REFIT = (
+    " Then a new model is trained on the train and the selection set, with the same schedule, and stopped after the"
+    " selected number of epochs; that model is kept and scored."
+)
+_ORACLE = (
+    "No speaker, dialog or recording of the test set is in another part. It is also scored after every epoch, which"
+    " changes nothing in the training: this gives the scores of the last epoch, and the best over all epochs"
+    " (*oracle*). The latter are chosen on the test set and never the result; how much they exceed it is the *optimism"
+    " gap*."
+)
+_BLIND = (
+    "*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {selection} by its {metric}, and the others"
+    f" train. The result is the test score of the selected epoch.{{refit}} {_ORACLE}"
+)
+_AUTHORS = (
+    "*As the authors of the paper, leave one {unit} out.* In each fold one {unit} tests and all others train; nothing"
+    f" selects, so the result is the test score of the last epoch. {_ORACLE}"
+)
 DATA = {
     "iemocap": (
         "The data is [IEMOCAP](https://sail.usc.edu/iemocap/), which its owners (USC SAIL) give to researchers who sign"
@@ -121,3 +138,12 @@ CITATION = """## Citation
 
 Shen, Liu, Wang, Wang, Zhou: *Temporal Shift Module with Pretrained Representations for Speech Emotion Recognition*,
 Intelligent Computing 3:0073, 2024, [doi 10.34133/icomputing.0073](https://doi.org/10.34133/icomputing.0073)."""
+
+
+def protocol_text(settings: Mapping[str, Any]) -> str:
+    """How a run with these settings (`protocol`, `fold_unit`, `selection`, ...) trains, selects and tests."""
+    unit = settings["fold_unit"]
+    if settings["protocol"] == "authors":
+        return _AUTHORS.format(unit=unit)
+    selection, refit = _SELECTIONS[settings["selection"]], _REFIT if settings["refit"] else ""
+    return _BLIND.format(unit=unit, selection=selection, metric=settings["selection_metric"].upper(), refit=refit)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: fold table, result files, predictions, confusion matrix."""
+"""What a run leaves behind: folders, result files, predictions, confusion matrix."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -17,73 +16,19 @@ _COLUMNS = ("utterance", "speaker", "label", "prediction")
 _PROBABILITY = "p_"
 
 
-def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[str, Any]:
-    """Mean and spread over the folds that are done: every one counts the same, however many utterances it has.
+def fold_folder(result: Mapping[str, Any], *, seeds: Sequence[int] | None) -> str:
+    """Where in a run's folder the fold of a result lies.
 
     Args:
-        results: One dict a fold, with `test` and, if the protocol has it, `oracle`: each `{"wa": ..., "ua": ...}`.
-        num_folds: Number of folds of the whole run.
-
-    Returns:
-        `folds` and `num_folds`, and for `test` and `oracle` (`None` unless all folds have it) the `mean` and `std`
-        (sample standard deviation, `None` for a single fold) of `wa` and `ua`.
-
-    Raises:
-        ValueError: If there is no result.
+        result: Anything with `fold` and `seed`.
+        seeds: The run's setting of that name.
 
     Example:
-        >>> folds = [{"test": {"wa": 0.5, "ua": 0.4}}, {"test": {"wa": 0.75, "ua": 0.4}}]
-        >>> summarise(folds, num_folds=5)["test"]["wa"]
-        {'mean': 0.625, 'std': 0.1767766952966369}
+        >>> fold_folder({"fold": 1, "seed": 7}, seeds=None), fold_folder({"fold": 1, "seed": 7}, seeds=[0, 7])
+        ('fold1', 'seed7/fold1')
     """
-    if not results:
-        raise ValueError("results must hold at least one fold, got none")
-    summary: dict[str, Any] = {"folds": len(results), "num_folds": num_folds}
-    for kind in ("test", "oracle"):
-        scores = [result.get(kind) for result in results]
-        summary[kind] = {name: _spread(scores, name) for name in ("wa", "ua")} if all(scores) else None
-    return summary
-
-
-def _spread(scores: Sequence[Any], name: str) -> dict[str, float | None]:
-    values = [score[name] for score in scores]
-    return {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None}
-
-
-def fold_table(results: Sequence[Mapping[str, Any]], *, protocol: str, num_folds: int) -> str:
-    """Scores of each fold and their mean, as a Markdown table that reads well on a terminal.
-
-    Args:
-        results: One dict a fold: `fold`, `test_session`, `num_test`, `selected_epoch`, `last_epoch`, `test` and
-            `oracle` as in `summarise`. Under the protocol `authors`, `test` is the score after the last epoch.
-        protocol: `"test_blind"` or `"authors"`; the latter's best scores on the test fold are called oracle.
-        num_folds: Number of folds of the whole run.
-
-    Returns:
-        The table, without a line feed at its end; scores in percent, the mean with the standard deviation over folds.
-    """
-    summary = summarise(results, num_folds=num_folds)
-    kinds = ("test", "oracle") if protocol == "authors" else ("test",)
-    prefixes = ("last ", "oracle ") if protocol == "authors" else ("",)
-    epoch = "last_epoch" if protocol == "authors" else "selected_epoch"
-    header = ["fold", "test session", "n test", epoch.replace("_", " ")]
-    header += [f"{prefix}{name}" for prefix in prefixes for name in ("WA", "UA")]
-
-    rows = []
-    for result in results:
-        row = [str(result[name]) for name in ("fold", "test_session", "num_test", epoch)]
-        rows.append(row + [f"{result[kind][name]:.2%}" for kind in kinds for name in ("wa", "ua")])
-    mean = "mean" if len(results) == num_folds else f"mean of {len(results)} of {num_folds} folds"
-    rows.append([mean, "", "", ""] + [_percent(**summary[kind][name]) for kind in kinds for name in ("wa", "ua")])
-
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    rule = ["-" * (width - 1) + ":" for width in widths]
-    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [header, rule, *rows]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _percent(mean: float, std: float | None) -> str:
-    return f"{mean:.2%}" if std is None else f"{mean:.2%} ± {std:.2%}"
+    fold = f"fold{result['fold']}"
+    return f"seed{result['seed']}/{fold}" if len(seeds or []) > 1 else fold
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -98,7 +43,7 @@ def write_json(path: str | Path, obj: Any) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` in UTF-8: the file is the old or the new one, never half of either."""
-    with _aside(path) as part:
+    with aside(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
@@ -121,7 +66,7 @@ def write_predictions(path: str | Path, *, rows: Iterable[Mapping[str, Any]]) ->
     if not rows:
         raise ValueError("rows must hold at least one utterance, got none")
     labels = list(rows[0]["probabilities"])
-    with _aside(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with aside(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*_COLUMNS, *(_PROBABILITY + label for label in labels)])
         for row in rows:
@@ -181,12 +126,17 @@ def plot_confusion(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="Share of the true label (%)")
-    with _aside(path) as part:
+    save_figure(path, figure)
+
+
+def save_figure(path: str | Path, figure: Figure) -> None:
+    """Write a figure as PNG: the file is the old or the new one, never half of either."""
+    with aside(path) as part:
         figure.savefig(part, format="png", dpi=150)
 
 
 @contextmanager
-def _aside(path: str | Path) -> Iterator[Path]:
+def aside(path: str | Path) -> Iterator[Path]:
     """A file to write beside `path`, put in its place if nothing goes wrong."""
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

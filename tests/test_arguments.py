@@ -18,7 +18,8 @@ def test_defaults():
     model, data, run = parse_arguments(["--use_cpu"])
     assert (model.variant, model.scenario, data.max_seconds) == ("shiftformer", "feature_extraction", 7.5)
     assert (run.protocol, run.selection_metric, run.schedule) == ("test_blind", "ua", "transformers")
-    assert run.load_best_model_at_end and run.metric_for_best_model == "eval_ua" and run.greater_is_better
+    assert (run.fold_unit, run.selection, run.refit, run.all_seeds) == ("session", "session", False, [run.seed])
+    assert run.selects and run.metric_for_best_model == "eval_selection_ua" and run.greater_is_better
     assert run.eval_strategy == run.save_strategy == "epoch"
     assert run.accelerator_config.split_batches and not run.remove_unused_columns and not run.dataloader_pin_memory
 
@@ -94,12 +95,39 @@ def test_protocol_and_schedule(tmp_path):
     with pytest.raises(ValueError, match=r"schedule must be one of \('authors_cosine', .*\), got 'cosine'"):
         RunArguments(schedule="cosine", use_cpu=True)
     run = RunArguments(protocol="authors", use_cpu=True, selection_metric="wa")
-    assert not run.load_best_model_at_end and run.metric_for_best_model == "eval_wa"
+    assert not run.selects and run.metric_for_best_model is None
+    assert RunArguments(use_cpu=True, selection_metric="wa").metric_for_best_model == "eval_selection_wa"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
+        ({"selection": "all"}, r"selection must be one of \('session', 'speaker', 'random'\), got 'all'"),
+        ({"refit": True, "protocol": "authors"}, r"refit must be false without .*, got True with protocol 'authors'"),
+        ({"refit": True, "max_steps": 7}, r"refit must be false without .* got True with .* max_steps 7"),
+        ({"seeds": [1, 2, 1]}, r"seeds must differ, got \[1, 2, 1\]"),
+        ({"save_total_limit": 1}, r"save_total_limit must be at least 2, .*; got 1"),
+        (
+            {"protocol": "authors", "lr_scheduler_type": "reduce_lr_on_plateau"},
+            r"lr_scheduler_type must follow no score where nothing selects, got 'reduce_lr_on_plateau' with",
+        ),
+        ({"refit": True, "lr_scheduler_type": "greedy"}, r"must follow no score .* got 'greedy' .* refit True"),
+    ],
+)
+def test_options_of_the_protocol_that_go_wrong(options, told):
+    with pytest.raises(ValueError, match=told):
+        RunArguments(use_cpu=True, **options)
+
+
+def test_seeds_of_a_recipe(recipe):
+    assert parse_arguments([recipe("use_cpu: true\nseeds: [3, 1]\nseed: 7\n")])[2].all_seeds == [3, 1]
+    assert parse_arguments([recipe("use_cpu: true\nseed: 7\n")])[2].all_seeds == [7]
 
 
 def test_every_model_argument_is_an_option_of_the_config():
     ours = set(vars(ModelArguments())) - {"encoder", "variant", "scenario"}
-    theirs = set(ShiftConfig.__annotations__) - {"encoder_config", "head_type", "freeze_encoder"}
+    theirs = set(ShiftConfig.__annotations__) - {"encoder_config", "head_type", "freeze_encoder", "temperature"}
     assert ours == theirs
 
 

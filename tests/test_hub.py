@@ -19,6 +19,7 @@ from shift_ser import hub as hub_module
 from shift_ser.arguments import RunArguments
 from shift_ser.hub import HubRepository, PushError, choose_fold, stage_upload
 from shift_ser.report import read_json, write_json
+from shift_ser.summary import summarise
 
 # The Hub's client on its own HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
@@ -68,12 +69,17 @@ def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs
     url = repository(hub, finished, hub_model_id="org/model").push(run_dir)
     assert url == f"{hub.url}/org/model"
     files = hub.files["org/model"]
-    assert set(files) >= UPLOADED and not {"predictions.csv", "result.json", "run.json"} & set(files)
+    assert set(files) >= UPLOADED and not {
+        "predictions.csv",
+        "selection_predictions.csv",
+        "result.json",
+        "run.json",
+    } & set(files)
     code = set(files) - UPLOADED
     assert all(name.endswith(".py") for name in code)
     assert contents(run_dir / "hub") == files
     assert {name: data for name, data in contents(run_dir).items() if not name.startswith("hub/")} == before
-    fold, _ = choose_fold(finished[1])
+    fold = choose_fold(finished[1])[0]["fold"]
     assert files["model.safetensors"] == before[f"fold{fold}/model.safetensors"]
     assert len(hub.objects) == (2 if lfs else 0)
     assert sum("/commit/" in request for request in hub.requests) == 1
@@ -175,13 +181,31 @@ def test_what_cannot_be_pushed_is_told_before_training(hub, finished, monkeypatc
 
 def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finished):
     results = finished[1]
-    fold, why = choose_fold(results)
+    chosen, why = choose_fold(results)
     best = [result["selection"]["ua"] for result in results["folds"]]
-    assert fold == 1 + int(np.argmax(best)) and f"{max(best):.2%}" in why
+    assert chosen["fold"] == 1 + int(np.argmax(best)) and f"{max(best):.2%}" in why
     swapped = [{**result, "test": {"wa": -result["test"]["wa"], "ua": 0.0}} for result in results["folds"]]
-    assert choose_fold({**results, "folds": swapped}) == (fold, why)
+    again, same_why = choose_fold({**results, "folds": swapped})
+    assert (again["fold"], same_why) == (chosen["fold"], why)
     authors = {**results, "settings": {**results["settings"], "protocol": "authors"}, "folds": results["folds"][1:]}
-    assert choose_fold(authors)[0] == 2 and "nothing was selected" in choose_fold(authors)[1]
+    assert choose_fold(authors)[0]["fold"] == 2 and "nothing was selected" in choose_fold(authors)[1]
+
+
+def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
+    results = read_json(run_dir / "results.json")
+    seeded = [{**result, "seed": seed} for seed in (0, 1) for result in results["folds"]]
+    seeded[7] = {**seeded[7], "selection": {"wa": 0.9, "ua": 2.0, "f1": 0.9}}
+    summary = summarise(seeded, num_folds=10)
+    settings = {**results["settings"], "seeds": [0, 1]}
+    write_json(run_dir / "results.json", {**results, "folds": seeded, "settings": settings, "summary": summary})
+    (run_dir / "seed1").mkdir()
+    (run_dir / "fold3").rename(run_dir / "seed1" / "fold3")
+    folder = stage_upload(run_dir, repo_id="me/model")
+    assert (folder / "model.safetensors").read_bytes() == (run_dir / "seed1/fold3/model.safetensors").read_bytes()
+    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert "those of fold 3 of seed 1**" in card.text and "Mean over seeds 0, 1" in card.text
+    wa = card.data.eval_results[0]
+    assert wa.metric_args["std_over_seeds"] == 0 and wa.metric_name == "WA, mean of 5 folds (test_blind)"
 
 
 def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
@@ -194,9 +218,8 @@ def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
 
 
 def test_a_trainer_inside_never_pushes(cross_validate, tmp_path):
-    run = cross_validate(tmp_path / "out", "--push_to_hub", "true")
-    plan = run.plans[0]
-    trainer = run._trainer(run._new_model(), plan, train=(), select=plan.test)
+    run = cross_validate(tmp_path / "out", "--push_to_hub", "true").fold_runs[0]
+    trainer = run._trainer(run._new_model())
     assert trainer.args.push_to_hub is False and trainer.hub_model_id is None
 
 
@@ -261,7 +284,7 @@ def test_from_the_command_line_to_another_process(hub, finished, encoder, small_
     assert not (tmp_path / "none").exists(), "frames were made: something was trained"
 
     repository(hub, finished, hub_model_id="org/model").push(run_dir)
-    fold, _ = choose_fold(finished[1])
+    fold = choose_fold(finished[1])[0]["fold"]
     push_from_a_trainer(hub, run_dir / f"fold{fold}", tmp_path / "trainer", monkeypatch)
     speech = speech_batch([16000, 12000])
     torch.save(speech, tmp_path / "speech.pt")

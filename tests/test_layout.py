@@ -12,8 +12,8 @@ PACKAGE = Path(shift_ser.__file__).parent
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 # The files that travel with a model to the Hub.
 TRAVELLING = {
-    "temporal_shift", "saved_config", "configuration_shift_ser", "shift_blocks", "padding_aware", "loading",
-    "modeling_shift_ser", "speech_input", "feature_extraction_shift_ser", "pipelines",
+    "temporal_shift", "saved_config", "configuration_shift_ser", "shift_blocks", "spec_augment", "padding_aware",
+    "matrix_convolution", "loading", "modeling_shift_ser", "speech_input", "feature_extraction_shift_ser", "pipelines",
 }  # fmt: skip
 # Everything a module may take from its siblings; what is not named here is a leaf.
 DIRECTION = {
@@ -28,8 +28,8 @@ DIRECTION = {
     "configuration_shift_ser": {"saved_config", "temporal_shift"},
     "shift_blocks": {"temporal_shift"},
     "modeling_shift_ser": {
-        "configuration_shift_ser", "loading", "padding_aware", "pipelines", "saved_config", "shift_blocks",
-        "speech_input", "temporal_shift",
+        "configuration_shift_ser", "loading", "matrix_convolution", "padding_aware", "pipelines", "saved_config",
+        "shift_blocks", "spec_augment", "speech_input", "temporal_shift",
     },
     "convert_original_checkpoint": {
         "configuration_shift_ser", "feature_extraction_shift_ser", "modeling_shift_ser",
@@ -39,13 +39,33 @@ DIRECTION = {
     "iemocap": {"audio", "iemocap_doctor", "iemocap_release"},
     "synthetic_speech": {"espeak"},
     "synthetic_corpus": {"espeak", "iemocap_release", "synthetic_speech"},
+    "folds": {"speech_input"},
+    "calibration": {"report"},
+    "comparison": {"report", "uncertainty"},
     "arguments": {"configuration_shift_ser", "folds", "optimization"},
-    "trainer": {"arguments", "optimization"},
-    "corpus": {"arguments", "audio", "feature_extraction_shift_ser", "frame_cache", "iemocap"},
-    "model_card": {"arguments", "model_card_text", "report"},
+    "trainer": {"arguments", "batching", "optimization"},
+    "frame_cache": {"frame_store", "recordings"},
+    "corpus": {
+        "arguments", "audio", "feature_extraction_shift_ser", "frame_cache", "frame_store", "iemocap", "recordings",
+    },
+    "fold_run": {
+        "arguments", "calibration", "checkpoints", "corpus", "data_collator", "folds", "metrics", "modeling_shift_ser",
+        "report", "summary", "trainer",
+    },
+    "model_card": {"arguments", "model_card_text", "report", "summary"},
     "hub": {"arguments", "model_card", "report"},
-    "export": {"feature_extraction_shift_ser", "modeling_shift_ser"},
+    "inference": {"pipelines"},
+    "score_file": {"inference"},
+    "export_readme": {"feature_extraction_shift_ser", "modeling_shift_ser"},
+    "export": {"export_readme", "feature_extraction_shift_ser", "modeling_shift_ser"},
     "training": set(MODULES) - {"__init__", "hub", "training"},
+    "study_grid": {"arguments", "configuration_shift_ser", "iemocap_release", "temporal_shift", "training"},
+    "study_table": {"comparison", "report", "study_grid", "summary", "uncertainty"},
+    "study_figures": {"report", "study_grid"},
+    "study": {
+        "arguments", "data_collator", "mingling", "modeling_shift_ser", "report", "study_figures", "study_grid",
+        "study_table", "training",
+    },
 }  # fmt: skip
 STANDARD_AND = {"torch", "transformers", "huggingface_hub", "numpy"}
 

@@ -23,7 +23,8 @@ from shift_ser.model_card import (
     untrained_card,
 )
 from shift_ser.model_card_text import HEADS
-from shift_ser.report import fold_table, read_json
+from shift_ser.report import read_json
+from shift_ser.summary import fold_table, summarise
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "model_cards"
@@ -65,8 +66,8 @@ def test_the_demo_s_card_is_written_from_its_run(finished, tmp_path):
 def test_the_demo_s_committed_card_agrees_with_itself_and_with_the_recipe(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (CARDS / "shiftformer-demo.md").read_text(encoding="utf-8")
-    mean = re.search(r"\| mean .*\| (\S+)% ± (\S+)% \| (\S+)% ± (\S+)% \|", text)
-    wa, ua = ModelCard(text).data.eval_results
+    mean = re.search(r"\| +mean [ |]*(\d\S+?)%? ± (\S+?)%? \| +(\S+?)%? ± (\S+?)%? \|", text)
+    wa, ua = ModelCard(text).data.eval_results[:2]
     values = [wa.metric_value, wa.metric_args["std_over_folds"], ua.metric_value, ua.metric_args["std_over_folds"]]
     assert [f"{100 * value:.2f}" for value in values] == list(mean.groups())
     command = re.search(r"```bash\npython examples/run_ser\.py (.*?)```", text, flags=re.DOTALL)[1]
@@ -112,22 +113,23 @@ def test_an_untrained_card_claims_nothing(name):
 
 
 def test_a_card_of_a_run_on_iemocap(results):
-    text = run_card(results, model="me/model", fold=2)
+    text = run_card(results, model="me/model", of=results["folds"][1])
     card = ModelCard(text)
     assert not card_errors(text)
     assert re.findall("^## (.*)", text, flags=re.M)[: len(HEADINGS)] == HEADINGS
     assert card.data.datasets == ["iemocap"] and card.data.base_model == "facebook/hubert-base-ls960"
     assert "synthetic" not in text.lower()
     assert card.data.model_name == "shiftformer-hubert-iemocap"
-    for result, name in zip(card.data.eval_results, ("wa", "ua"), strict=True):
+    for result, name in zip(card.data.eval_results, ("wa", "ua", "f1"), strict=True):
         summary = results["summary"]["test"][name]
         assert result.metric_value == round(summary["mean"], 4)
         assert result.metric_args["std_over_folds"] == round(summary["std"], 4)
         assert "test_blind" in result.metric_name and result.dataset_args["protocol"] == "test_blind"
-    assert fold_table(results["folds"], protocol="test_blind", num_folds=5) in text
+        assert result.dataset_args["epoch"] == "selected on a selection set"
+    assert fold_table(results["folds"], num_folds=5) in text
     for fold in results["folds"]:
         assert f"`{fold['plan']}`" in text
-    assert "| 5 | sessions 2, 3, 4 (24 utterances) | session 1 (8) | session 5 (8) |" in text
+    assert "| 5 | the others (24 utterances) | session 1 (8) | session 5 (8) |" in text
     assert split_hash(results) in text and results["versions"]["transformers"] in text
     for words in (
         "trust_remote_code=True",
@@ -152,10 +154,12 @@ def test_a_synthetic_run_is_called_so_and_claims_nothing_of_iemocap(finished):
 def test_the_oracle_is_never_the_headline(results):
     results["settings"]["protocol"] = "authors"
     for result in results["folds"]:
-        result |= {"oracle": {"wa": 0.987, "ua": 0.976}, "selection": None, "selection_session": None}
-    results["summary"]["oracle"] = {name: {"mean": 0.98, "std": 0.0} for name in ("wa", "ua")}
+        result["columns"] |= {"selected": None, "oracle": {"wa": 0.987, "ua": 0.976, "f1": 0.965}}
+        result |= {"selection": None, "selection_group": None}
+    results["summary"] = summarise(results["folds"], num_folds=5)
     text = run_card(results, model="me/model")
-    assert "98.70%" in text and "oracle WA" in text and "they are not results" in text
+    assert "98.70/97.60" in text and "oracle WA/UA" in text and "they are not results" in text
+    assert f"WA {98.7 - 100 * results['summary']['last']['wa']['mean']:+.2f}" in text
     assert "0.98" not in metadata(text) and "oracle" not in metadata(text)
     assert {entry.dataset_args["epoch"] for entry in ModelCard(text).data.eval_results} == {"last"}
     assert "session 1 (8) |" in text and "| nothing |" in text
@@ -165,9 +169,23 @@ def test_each_fold_s_folder_has_a_card_of_its_own(finished):
     for fold in range(1, 6):
         card = ModelCard.load(finished[0].output_dir / f"fold{fold}" / "README.md")
         assert f"those of fold {fold}**. They never heard session {fold}," in card.text
+        assert f'model="{finished[0].output_dir.name}/fold{fold}"' in card.text
         assert "confusion" not in card.text
-    with pytest.raises(ValueError, match=r"fold must be one of the run's finished folds \[1, 2, 3, 4, 5\], got 6"):
-        run_card(finished[1], model="me/model", fold=6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, ["leave one session out", "next session", "The result is the test score of the selected epoch. No"]),
+        ({"fold_unit": "speaker", "selection": "speaker"}, ["leave one speaker out", "one speaker of the next"]),
+        ({"selection": "random", "refit": True}, ["a random fifth", "Then a new model is trained"]),
+        ({"protocol": "authors"}, ["nothing selects", "of the last epoch"]),
+    ],
+)
+def test_the_protocol_is_told_as_it_was_set(results, settings, words):
+    results["settings"] |= settings
+    text = run_card(results, model="me/model")
+    assert [word for word in [*words, "*oracle*", "never the result"] if word not in text.replace("\n", " ")] == []
 
 
 def test_the_command_repeats_the_settings(cross_validate, tmp_path):

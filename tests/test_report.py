@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from shift_ser.report import (
-    fold_table,
+    fold_folder,
     plot_confusion,
     read_json,
     read_predictions,
-    summarise,
     write_json,
     write_predictions,
 )
@@ -18,56 +17,9 @@ from shift_ser.report import (
 LABELS = ["angry", "happy", "neutral", "sad"]
 
 
-def fold(number: int, wa: float, ua: float, **more) -> dict:
-    scores = {"test": {"wa": wa, "ua": ua}, "oracle": None, **more}
-    return {"fold": number, "test_session": number, "num_test": 80, "selected_epoch": 7, "last_epoch": 30, **scores}
-
-
-def cells(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-
-
-def test_summary_is_the_plain_mean_and_the_sample_deviation():
-    wa, ua = [0.5, 0.75, 0.625], [0.25, 0.5, 0.125]
-    results = [fold(i, *scores) for i, scores in enumerate(zip(wa, ua, strict=True), start=1)]
-    summary = summarise(results, num_folds=3)
-    assert (summary["folds"], summary["num_folds"], summary["oracle"]) == (3, 3, None)
-    for name, values in (("wa", wa), ("ua", ua)):
-        assert summary["test"][name] == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1)})
-
-
-def test_summary_of_one_fold_has_no_deviation_and_of_none_is_an_error():
-    assert summarise([fold(1, 0.5, 0.5)], num_folds=5)["test"]["wa"] == {"mean": 0.5, "std": None}
-    with pytest.raises(ValueError, match="at least one fold, got none"):
-        summarise([], num_folds=5)
-
-
-def test_summary_keeps_the_oracle_apart():
-    results = [fold(i, 0.5, 0.4, oracle={"wa": 0.5 + i / 8, "ua": 0.5}) for i in (1, 2)]
-    summary = summarise(results, num_folds=2)
-    assert summary["test"]["wa"]["mean"] == 0.5
-    assert summary["oracle"]["wa"]["mean"] == 0.6875
-
-
-def test_table_of_the_blind_protocol():
-    table = fold_table([fold(1, 0.5, 0.25), fold(2, 0.75, 0.125)], protocol="test_blind", num_folds=2)
-    assert cells(table) == [
-        ["fold", "test session", "n test", "selected epoch", "WA", "UA"],
-        [("-" * (width - 1)) + ":" for width in (4, 12, 6, 14, 15, 14)],
-        ["1", "1", "80", "7", "50.00%", "25.00%"],
-        ["2", "2", "80", "7", "75.00%", "12.50%"],
-        ["mean", "", "", "", "62.50% ± 17.68%", "18.75% ± 8.84%"],
-    ]
-    assert "oracle" not in table
-    assert len({len(line) for line in table.splitlines()}) == 1
-
-
-def test_table_of_the_authors_protocol_says_oracle():
-    results = [fold(1, 0.5, 0.25, selected_epoch=None, oracle={"wa": 0.625, "ua": 0.375})]
-    rows = cells(fold_table(results, protocol="authors", num_folds=5))
-    assert rows[0][3:] == ["last epoch", "last WA", "last UA", "oracle WA", "oracle UA"]
-    assert rows[2] == ["1", "1", "80", "30", "50.00%", "25.00%", "62.50%", "37.50%"]
-    assert rows[3] == ["mean of 1 of 5 folds", "", "", "", "50.00%", "25.00%", "62.50%", "37.50%"]
+def test_folders_of_folds_tell_the_seed_where_there_are_several():
+    result = {"fold": 3, "seed": 1}
+    assert [fold_folder(result, seeds=seeds) for seeds in (None, [1], [0, 1])] == ["fold3", "fold3", "seed1/fold3"]
 
 
 def test_json_is_read_back_and_replaces_the_old_file(tmp_path):

@@ -9,12 +9,17 @@ import pytest
 import soundfile as sf
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline
 
-from shift_ser import ShiftFeatureExtractor
+from shift_ser import ShiftConfig, ShiftFeatureExtractor, calibration, uncertainty
 from shift_ser.arguments import parse_arguments
 from shift_ser.audio import read_audio
+from shift_ser.fold_run import FoldRun
+from shift_ser.folds import FoldPlan
+from shift_ser.optimization import cosine_rate
 from shift_ser.report import read_json, read_predictions
+from shift_ser.summary import SCORES
 from shift_ser.training import CrossValidation
 
 ROOT = Path(__file__).parents[1]
@@ -27,19 +32,29 @@ def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corp
     assert results["corpus"].startswith("Synthetic corpus")
     assert (run.output_dir / "results.md").read_text() == f"{results['corpus']}\n\n{run.table(results)}\n"
     assert (run.output_dir / "confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert [result["test_session"] for result in results["folds"]] == [1, 2, 3, 4, 5]
+    assert [result["test_group"] for result in results["folds"]] == [f"session {fold}" for fold in range(1, 6)]
+    assert [FoldPlan.from_dict(plan) for plan in read_json(run.output_dir / "plans.json")] == run.plans
+    assert results["missing"] == [] and {result["seed"] for result in results["folds"]} == {run.run_args.seed}
     for result in results["folds"]:
         folder = run.output_dir / f"fold{result['fold']}"
         rows = read_predictions(folder / "predictions.csv")
         assert len(rows) == result["num_test"] == 8
-        assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['test_session']}"}
-        right = np.mean([row["label"] == row["prediction"] for row in rows])
-        assert result["test"]["wa"] == pytest.approx(right)
-        assert result["selected_epoch"] in (1, 2) and result["last_epoch"] == 2 and result["oracle"] is None
+        assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold']}"}
+        assert result["test"] == pytest.approx(scikit_learn(rows))
+        assert result["selected_epoch"] in (1, 2) and result["last_epoch"] == 2
+        assert result["shared_sentences"] == {"train_and_test": 4, "selection_and_test": 4}
         assert not (folder / "checkpoints").exists()
     assert results["summary"]["test"]["wa"]["mean"] == pytest.approx(
         np.mean([result["test"]["wa"] for result in results["folds"]])
     )
+
+
+def scikit_learn(rows) -> dict[str, float]:
+    labels, predictions = [row["label"] for row in rows], [row["prediction"] for row in rows]
+    f1 = f1_score(labels, predictions, average="macro", labels=sorted(set(labels)))
+    return {
+        "wa": accuracy_score(labels, predictions), "ua": balanced_accuracy_score(labels, predictions), "f1": f1
+    }  # fmt: skip
 
 
 def test_the_saved_model_gives_the_predictions_on_file_through_the_pipeline(finished, small_corpus):
@@ -53,18 +68,64 @@ def test_the_saved_model_gives_the_predictions_on_file_through_the_pipeline(fini
         assert max(scores, key=scores.get) == row["prediction"]
 
 
-def test_the_selected_epoch_is_the_best_on_the_selection_session(finished):
-    _, results = finished
+def test_the_selected_epoch_is_the_best_on_the_selection_set_and_the_columns_are_its_last_and_best(finished):
+    run, results = finished
     for result in results["folds"]:
-        scores = [entry["eval_ua"] for entry in result["history"] if "eval_ua" in entry]
-        assert len(scores) == 2
-        assert result["selected_epoch"] == 1 + int(np.argmax(scores))
-        assert result["selection"]["ua"] == max(scores)
+        epochs = [entry for entry in result["history"] if "eval_selection_ua" in entry]
+        best = int(np.argmax([entry["eval_selection_ua"] for entry in epochs]))
+        assert len(epochs) == 2 and result["selected_epoch"] == 1 + best
+        assert result["selection"] == {name: epochs[best][f"eval_selection_{name}"] for name in SCORES}
+        rows = read_predictions(run.output_dir / f"fold{result['fold']}" / "selection_predictions.csv")
+        assert result["selection"] == pytest.approx(scikit_learn(rows))
+        assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold'] % 5 + 1}"}
+        tests = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
+        oracle = {name: max(scores[name] for scores in tests) for name in SCORES}
+        assert result["columns"] == {"last": tests[-1], "selected": tests[best], "oracle": oracle}
+        assert result["test"] == tests[best]
+
+
+def test_a_refit_has_the_schedule_of_the_training_and_stops_after_the_selected_epoch(cross_validate, tmp_path):
+    flags = ("--refit", "true", "--schedule", "authors_cosine", "--warmup_epochs", 0, "--num_train_epochs", 3)
+    result = cross_validate(tmp_path, *flags, "--folds", 3).run()["folds"][0]
+    selected, steps = result["selected_epoch"], 4  # of 32 utterances in batches of 8
+    assert [entry["step"] for entry in result["refit_history"]] == [steps * (1 + epoch) for epoch in range(selected)]
+    expected = {"base": 1e-3, "num_steps": 3 * steps, "warmup_steps": 0, "warmup_start": 5e-7, "minimum": 5e-6}
+    last = result["refit_history"][-1]["learning_rate"]
+    assert selected < 3 and last == pytest.approx(cosine_rate(steps * selected - 1, **expected))
+    rows, selection = (read_predictions(tmp_path / "fold3" / f"{part}predictions.csv") for part in ("", "selection_"))
+    assert result["test"] == result["columns"]["refit"] == pytest.approx(scikit_learn(rows))
+    assert result["selection"] == pytest.approx(scikit_learn(selection))
+
+
+def test_a_refit_of_all_epochs_is_the_training_of_the_authors_protocol(cross_validate, tmp_path):
+    flags = ("--folds", 2, "--num_train_epochs", 1)
+    refit = cross_validate(tmp_path / "refit", "--refit", "true", *flags).run()["folds"][0]
+    authors = cross_validate(tmp_path / "authors", "--protocol", "authors", *flags).run()["folds"][0]
+    assert refit["columns"]["refit"] == authors["columns"]["last"] == refit["test"]
+    weights = [tmp_path / name / "fold2" / "model.safetensors" for name in ("refit", "authors")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_seeds_have_folders_of_their_own_and_the_first_is_the_run_with_that_seed_alone(cross_validate, tmp_path):
+    seeds = (42, 5)
+    run = cross_validate(tmp_path / "out", "--seeds", *seeds, "--folds", 1, 2)
+    results = run.run()
+    assert [(entry["seed"], entry["fold"]) for entry in results["folds"]] == [(42, 1), (42, 2), (5, 1), (5, 2)]
+    for entry in results["folds"]:
+        rows = read_predictions(tmp_path / "out" / f"seed{entry['seed']}" / f"fold{entry['fold']}" / "predictions.csv")
+        assert entry["test"] == pytest.approx(scikit_learn(rows))
+    alone = cross_validate(tmp_path / "alone", "--seed", 42, "--folds", 1).run()
+    assert alone["folds"][0] == results["folds"][0] != results["folds"][2]
+    assert results["summary"]["num_folds"] == 10 and "4 of 10 folds" in run.table(results)
+    assert f"{tmp_path.name}" not in (tmp_path / "out" / "seed5" / "fold2" / "README.md").read_text()
+    again = cross_validate(tmp_path / "out", "--seeds", *seeds, "--folds", 2, "--evaluate_only", "true").run()
+    assert [entry["test"] for entry in again["folds"]] == [results["folds"][place]["test"] for place in (1, 3)]
+    assert (tmp_path / "out" / "evaluation" / "seed5" / "fold2" / "predictions.csv").exists()
 
 
 def test_finished_folds_are_kept_and_not_run_again(finished, cross_validate, monkeypatch):
     run, results = finished
-    monkeypatch.setattr(CrossValidation, "run_fold", lambda *_: pytest.fail("a finished fold was run again"))
+    monkeypatch.setattr(FoldRun, "run", lambda *_: pytest.fail("a finished fold was run again"))
     assert cross_validate(run.output_dir).run()["folds"] == results["folds"]
 
 
@@ -72,40 +133,10 @@ def test_folds_run_one_by_one_end_in_the_same_results(finished, cross_validate, 
     for fold in (3, 1):
         partial = cross_validate(tmp_path / "out", "--folds", fold)
         table = partial.table(partial.run())
-    assert "mean of 2 of 5 folds" in table
-    assert "mean of" not in finished[0].table(finished[1])
+    assert "2 of 5 folds" in table and "- Missing: fold 5: not run" in table
+    assert "mean of" not in finished[0].table(finished[1]) and "Missing" not in finished[0].table(finished[1])
     kept = read_json(tmp_path / "out" / "results.json")["folds"]
     assert kept == [result for result in finished[1]["folds"] if result["fold"] in (1, 3)]
-
-
-class StopAfter(TrainerCallback):
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if state.epoch >= self.epochs:
-            raise KeyboardInterrupt
-
-
-def test_a_fold_that_was_stopped_goes_on_and_ends_like_one_that_was_not(cross_validate, tmp_path, monkeypatch):
-    whole = cross_validate(tmp_path / "whole", "--folds", 1, "--num_train_epochs", 4).run()
-    stopped = cross_validate(tmp_path / "stopped", "--folds", 1, "--num_train_epochs", 4)
-    make_trainer = CrossValidation._trainer
-
-    def impatient(self, *arguments, **options):
-        trainer = make_trainer(self, *arguments, **options)
-        trainer.add_callback(StopAfter(2))
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CrossValidation, "_trainer", impatient)
-        with pytest.raises(KeyboardInterrupt):
-            stopped.run()
-    assert any((tmp_path / "stopped" / "fold1" / "checkpoints").iterdir())
-    again = cross_validate(tmp_path / "stopped", "--folds", 1, "--num_train_epochs", 4).run()
-    assert again["folds"] == whole["folds"]
-    files = [(tmp_path / name / "fold1" / "predictions.csv").read_text() for name in ("whole", "stopped")]
-    assert files[0] == files[1]
 
 
 def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_validate, small_corpus, tmp_path):
@@ -115,21 +146,62 @@ def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_
         path.write_text(text.replace("\tang\t", "\tXXX\t").replace("\tsad\t", "\tang\t").replace("\tXXX\t", "\tsad\t"))
     swapped = cross_validate(tmp_path / "out", "--folds", 1, corpus=corpus).run()["folds"][0]
     result = finished[1]["folds"][0]
-    assert swapped["history"] == result["history"]
+    blind, swapped_blind = (
+        [{name: value for name, value in entry.items() if "test" not in name} for entry in run["history"]]
+        for run in (result, swapped)
+    )
+    assert blind == swapped_blind and result["history"] != swapped["history"]
+    for name in ("selected_epoch", "selection"):
+        assert result[name] == swapped[name]
     rows = [read_predictions(run / "fold1" / "predictions.csv") for run in (finished[0].output_dir, tmp_path / "out")]
     assert [row["probabilities"] for row in rows[0]] == [row["probabilities"] for row in rows[1]]
     assert [row["label"] for row in rows[0]] != [row["label"] for row in rows[1]]
+
+
+def test_scoring_the_test_set_after_every_epoch_changes_no_weight(finished, cross_validate, tmp_path, monkeypatch):
+    """The same training without the test set, but for the one entry that the columns are made of."""
+    make_trainer = FoldRun._trainer
+
+    def blind(self, model, *, scored=None, **options):
+        trainer = make_trainer(self, model, scored=scored, **options)
+        if scored:
+            trainer.eval_dataset = {"selection": scored["selection"]}
+            trainer.add_callback(PretendTest())
+        return trainer
+
+    monkeypatch.setattr(FoldRun, "_trainer", blind)
+    cross_validate(tmp_path / "out", "--folds", 1).run()
+    weights = [path / "fold1" / "model.safetensors" for path in (finished[0].output_dir, tmp_path / "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+class PretendTest(TrainerCallback):
+    def on_evaluate(self, args, state, control, **kwargs):
+        state.log_history[-1] |= {f"eval_test_{name}": 0.0 for name in SCORES}
 
 
 def test_the_authors_protocol_selects_nothing_and_calls_its_best_oracle(cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--protocol", "authors", "--folds", 2, "--num_train_epochs", 3)
     results = run.run()
     result = results["folds"][0]
-    scores = [entry for entry in result["history"] if "eval_wa" in entry]
+    epochs = [entry for entry in result["history"] if "eval_test_wa" in entry]
     assert result["num_train"] == 32 and result["selection"] is result["selected_epoch"] is None
-    assert result["test"] == {name: scores[-1][f"eval_{name}"] for name in ("wa", "ua")}
-    assert result["oracle"] == {name: max(entry[f"eval_{name}"] for entry in scores) for name in ("wa", "ua")}
-    assert "oracle WA" in run.table(results) and "last WA" in run.table(results)
+    assert not any("selection" in name for entry in result["history"] for name in entry)
+    assert result["test"] == {name: epochs[-1][f"eval_test_{name}"] for name in SCORES}
+    oracle = {name: max(entry[f"eval_test_{name}"] for entry in epochs) for name in SCORES}
+    assert result["columns"] == {"last": result["test"], "selected": None, "oracle": oracle}
+    assert not (tmp_path / "out" / "fold2" / "selection_predictions.csv").exists()
+    assert "of the last epoch" in run.table(results)
+
+
+@pytest.mark.parametrize(("unit", "selection"), [("speaker", "speaker"), ("session", "random")])
+def test_other_plans_are_run(unit, selection, cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--fold_unit", unit, "--selection", selection, "--folds", 2)
+    result = run.run()["folds"][0]
+    plan = run.plans[1]
+    assert len(run.plans) == (10 if unit == "speaker" else 5)
+    assert (result["test_group"], result["selection_group"]) == (plan.test_group, plan.selection_group)
+    assert result["num_selection"] == len(plan.selection) > 0
 
 
 def test_fine_tuning_trains_the_encoder_but_its_convolutions(cross_validate, encoder, tmp_path):
@@ -163,7 +235,7 @@ def test_a_published_recipe_runs_two_steps(recipe, encoder, small_corpus, tmp_pa
     run = CrossValidation(*parse_arguments([*words, "--disable_tqdm", "true"]))
     result = run.run()["folds"][0]
     assert (tmp_path / "out" / "fold1" / "model.safetensors").exists()
-    assert np.isfinite([entry["eval_loss"] for entry in result["history"] if "eval_loss" in entry]).all()
+    assert np.isfinite([entry["eval_test_loss"] for entry in result["history"] if "eval_test_loss" in entry]).all()
 
 
 def test_there_are_the_twelve_published_recipes():
@@ -227,7 +299,7 @@ def test_two_processes_give_the_evaluation_of_one(finished, encoder, small_corpu
     assert again["summary"] == results["summary"]
     for fold in range(1, 6):
         one = read_predictions(run.output_dir / f"fold{fold}" / "predictions.csv")
-        two = read_predictions(run.output_dir / "evaluation" / f"predictions_fold{fold}.csv")
+        two = read_predictions(run.output_dir / "evaluation" / f"fold{fold}" / "predictions.csv")
         assert [row["utterance"] for row in one] == [row["utterance"] for row in two]
         for first, second in zip(one, two, strict=True):
             assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-5)
@@ -249,3 +321,30 @@ def test_the_scripts_run_from_the_command_line(finished, small_corpus, tmp_path)
 
 def test_settings_are_json(finished):
     assert json.loads(json.dumps(finished[1]["settings"])) == finished[1]["settings"]
+
+
+def test_what_a_run_says_of_its_doubt_is_computed_from_its_predictions(finished):
+    run, results = finished
+    rows, temperatures = [], []
+    for result in results["folds"]:
+        folder = run.output_dir / f"fold{result['fold']}"
+        selection = read_predictions(folder / "selection_predictions.csv")
+        temperature = calibration.temperature_of(selection)
+        assert result["temperature"] == temperature == ShiftConfig.from_pretrained(folder).temperature
+        of_fold = read_predictions(folder / "predictions.csv")
+        rows += of_fold
+        temperatures += [temperature] * len(of_fold)
+    assert results["uncertainty"] == uncertainty.describe(rows)
+    assert results["calibration"] == calibration.describe(rows, temperature=temperatures)
+    low, high = (100 * bound for bound in results["uncertainty"]["wa"]["speakers"])
+    assert f"WA {low:.1f} to {high:.1f}" in (run.output_dir / "results.md").read_text(encoding="utf-8")
+    for figure in ("reliability.png", "risk_coverage.png"):
+        assert (run.output_dir / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_selection_set_no_temperature_is_fitted(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--protocol", "authors", "--folds", "1", "--num_train_epochs", "1")
+    results = run.run()
+    assert results["folds"][0]["temperature"] is None and results["calibration"]["ece_after"] is None
+    assert ShiftConfig.from_pretrained(tmp_path / "out" / "fold1").temperature is None
+    assert "temperature" not in run.table(results)

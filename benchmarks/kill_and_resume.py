@@ -1,0 +1,122 @@
+"""Kill a run at random moments, let it go on, and compare what it leaves with a run that nobody killed.
+
+    python benchmarks/kill_and_resume.py --kills 20 --seed 0
+
+A round starts in an empty folder, is ended by SIGKILL after a time drawn evenly over the length of the undisturbed run,
+started again, killed again, until it is done; rounds follow until there were enough kills. Every file that a round
+leaves in its folder (results, predictions, weights, cards, figure) must be there in the undisturbed run with the same
+bytes. Exit status 1 if one is not. What is killed is the run itself: packages are imported before.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Every step of a fold: training, selection, refit, scoring, saving; and the step from fold to fold.
+RUN = "--folds 1 2 --refit true --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8"
+
+
+def run(words: list[str], log: Path) -> None:
+    """One whole run, in a process of its own that writes what it has to say into a file."""
+    os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
+    import torch
+
+    from shift_ser.arguments import parse_arguments
+    from shift_ser.training import CrossValidation
+
+    torch.set_num_threads(1)
+    CrossValidation(*parse_arguments(words)).run()
+
+
+class Rounds:
+    """Runs that are started, killed and started again in numbered folders.
+
+    Args:
+        folder: Where the rounds' folders go.
+        words: Flags of `run_ser.py`, without folders.
+    """
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        self.folder, self.words = folder, words
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["shift_ser.training"])
+
+    def attempt(self, name: str, *, seconds: float | None = None) -> bool:
+        """Start the run of a round, or let it go on; whether it came to its end within the time."""
+        paths = {"output_dir": self.folder / name / "out", "cache_dir": self.folder / name / "cache"}
+        words = [*self.words, "--disable_tqdm", "true", *(f"--{key}={path}" for key, path in paths.items())]
+        log = self.folder / f"{name}.log"
+        process = self.context.Process(target=run, args=(words, log))
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return False
+        if process.exitcode != 0:
+            sys.exit(f"{log.read_text()}\nerror: the run of {name} ended with exit code {process.exitcode}")
+        return True
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """What a round has left."""
+        folder = self.folder / name / "out"
+        return {
+            str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+
+    def newest(self, name: str) -> str:
+        """The file or folder of a round that was touched last."""
+        folder = self.folder / name
+        paths = sorted(folder.rglob("*"), key=lambda path: path.stat().st_mtime_ns)
+        return str(paths[-1].relative_to(folder)) if paths else "nothing yet"
+
+
+def main() -> int:
+    """Parse, run, kill, compare, print; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Kill a run at random moments and compare what it leaves.")
+    parser.add_argument("--kills", type=int, default=20, help="at least; the last round is brought to its end")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--encoder", default=str(ROOT / "examples" / "demo_encoder"))
+    parser.add_argument("--corpus", help="default: a synthetic one of 40 utterances is made")
+    parser.add_argument("--run", default=RUN, help="flags of run_ser.py")
+    args = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+    draw = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = args.corpus or make_corpus(Path(folder) / "corpus")
+        rounds = Rounds(Path(folder), ["--encoder", args.encoder, "--corpus", str(corpus), *args.run.split()])
+        rounds.attempt("warm up", seconds=0)  # the process that the runs are forked from imports its packages
+        start = time.perf_counter()
+        rounds.attempt("undisturbed")
+        duration = time.perf_counter() - start
+        expected = rounds.files("undisturbed")
+        print(f"An undisturbed run takes {duration:.1f} s and leaves {len(expected)} files.\n")
+        print("| round | kill | after s | last written |\n| ---: | ---: | ---: | --- |")
+        kills, number, different = 0, 0, []
+        while kills < args.kills:
+            number += 1
+            name = f"round {number}"
+            while not rounds.attempt(name, seconds=(seconds := draw.uniform(0, duration))):
+                kills += 1
+                print(f"| {number} | {kills} | {seconds:.2f} | {rounds.newest(name)} |", flush=True)
+            found = rounds.files(name)
+            different += [f"{name}: {file}" for file in expected | found if expected.get(file) != found.get(file)]
+        print(f"\n{kills} kills in {number} rounds; files that differ: {', '.join(different) or 'none'}")
+    return 1 if different else 0
+
+
+def make_corpus(folder: Path) -> Path:
+    """A small spoken corpus."""
+    from shift_ser.synthetic_corpus import make_synthetic_corpus
+
+    return make_synthetic_corpus(folder, num_utterances=40, seed=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
