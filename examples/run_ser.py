@@ -16,12 +16,14 @@ from transformers.utils import logging as transformers_logging
 
 from shift_ser.arguments import parse_arguments
 from shift_ser.hub import HubRepository, PushError, same_command
+from shift_ser.memory import keep_freed_memory
 from shift_ser.training import AllFoldsFailed, CrossValidation
 
 
 def main() -> None:
     """Parse, run, print."""
     transformers_logging.disable_progress_bar()
+    keep_freed_memory()
     hub = None
     try:
         arguments = parse_arguments(sys.argv[1:])

@@ -12,6 +12,7 @@ import sys
 
 from transformers.utils import logging as transformers_logging
 
+from shift_ser.memory import keep_freed_memory
 from shift_ser.study import run_study
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers_logging.disable_progress_bar()
+    keep_freed_memory()
     try:
         study = run_study(args.study, output_dir=args.output_dir, jobs=args.jobs)
     except (ValueError, OSError) as error:

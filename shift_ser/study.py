@@ -15,6 +15,7 @@ import torch
 
 from .arguments import parse_arguments
 from .data_collator import DataCollatorForShift
+from .memory import keep_freed_memory
 from .mingling import measure_blocks
 from .modeling_shift_ser import ShiftForSequenceClassification
 from .report import read_json, write_json, write_text
@@ -181,6 +182,7 @@ def _reason(error: BaseException) -> str:
 def _begin_worker(level: int) -> None:
     """Log as the main process does, and end with it: a worker left behind would go on writing into its cell."""
     logging.basicConfig(level=level, format="%(message)s")
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

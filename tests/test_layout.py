@@ -63,8 +63,8 @@ DIRECTION = {
     "study_table": {"comparison", "report", "study_grid", "summary", "uncertainty"},
     "study_figures": {"report", "study_grid"},
     "study": {
-        "arguments", "data_collator", "mingling", "modeling_shift_ser", "report", "study_figures", "study_grid",
-        "study_table", "training",
+        "arguments", "data_collator", "memory", "mingling", "modeling_shift_ser", "report", "study_figures",
+        "study_grid", "study_table", "training",
     },
 }  # fmt: skip
 STANDARD_AND = {"torch", "transformers", "huggingface_hub", "numpy"}
