@@ -16,6 +16,7 @@ from torch import nn
 from torch.export import Dim
 
 from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification, export
+from shift_ser.export_readme import preprocessing
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "export_onnx.py"
 HEADS = [  # cnn, lstm and relative_key are parts of these
@@ -169,15 +170,48 @@ def test_the_readmes_preprocessing_is_the_feature_extractors(options):
     extractor = ShiftFeatureExtractor(**options)
     clips = [np.random.default_rng(length).normal(size=length) for length in (1000, 300, 700)]
     names = {"np": np, "clips": clips}
-    exec("\n".join(export._preprocessing(extractor)[1:]), names)
+    exec("\n".join(preprocessing(extractor)[1:]), names)
     expected = extractor(clips, sampling_rate=16000, padding=True, return_tensors="np")
     np.testing.assert_allclose(names["values"], expected["input_values"], atol=1e-5)
     np.testing.assert_array_equal(names["mask"], expected["attention_mask"])
 
 
-def test_a_file_that_fails_the_check_is_not_left(exported, tmp_path, monkeypatch):
-    model = ShiftForSequenceClassification.from_pretrained(exported[0])
+@pytest.fixture
+def traced_before(exported, monkeypatch):
+    """The model of `exported`, whose trace is taken from there."""
     monkeypatch.setattr(export, "write_onnx", lambda _, path, **__: shutil.copy(exported[1] / "model.onnx", path))
+    return ShiftForSequenceClassification.from_pretrained(exported[0])
+
+
+def test_int8_is_smaller_and_gives_nearly_torchs_scores(exported, traced_before, tmp_path):
+    folder = tmp_path / "int8"
+    difference = export.export_onnx(traced_before, ShiftFeatureExtractor(), folder, int8=True)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in exported[1].iterdir())
+    weights = sum(one.weight.numel() for one in traced_before.modules() if isinstance(one, nn.Linear))
+    before, after = ((path / "model.onnx").stat().st_size for path in (exported[1], folder))
+    assert before - after > 0.8 * 3 * weights  # bytes: three of four of each
+    assert 0 < difference <= export.INT8_TOLERANCE
+    said = "in int8; its scores were compared with torch's on 4 batches of noise: the largest difference is"
+    assert f"{said} {difference:.0e}" in (folder / "README.md").read_text(encoding="utf-8")
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    values, mask = export.noise_batch((300, 40, 7), traced_before)
+    (logits,) = session.run(["logits"], {"input_values": values.numpy(), "attention_mask": mask.numpy()})
+    with torch.no_grad():
+        expected = traced_before(values, attention_mask=mask).logits.softmax(dim=-1)
+    np.testing.assert_allclose(torch.from_numpy(logits).softmax(dim=-1), expected, atol=export.INT8_TOLERANCE)
+
+
+def test_int8_that_changes_scores_too_much_is_not_left(traced_before, tmp_path):
+    with torch.no_grad():
+        traced_before.classifier.bias += torch.tensor([3.0, 0, 0, 0])
+    with pytest.raises(RuntimeError, match=r"scores must be within 0\.05 of torch's.*nothing was written"):
+        export.export_onnx(traced_before, ShiftFeatureExtractor(), tmp_path / "onnx", int8=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fails_the_check_is_not_left(traced_before, tmp_path):
+    model = traced_before
     assert export.export_onnx(model, ShiftFeatureExtractor(), tmp_path / "onnx") <= export.TOLERANCE
     shutil.rmtree(tmp_path / "onnx")
     with torch.no_grad():

@@ -15,6 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor, speech_input
 from shift_ser.audio import SpeechAudio
+from shift_ser.pipelines import in_order, like_lengths
 from shift_ser.speech_input import load_speech, log_once
 
 RATE = 16000
@@ -164,6 +165,51 @@ def test_batch_size_changes_no_score(norm):
             assert [scores(each) for each in together] == [pytest.approx(each, abs=1e-5) for each in one]
 
 
+def test_the_batches_of_a_list_are_of_like_length(monkeypatch):
+    classify, shapes = classifier(), []
+    forward = classify.forward
+    monkeypatch.setattr(
+        classify, "forward", lambda inputs, **options: shapes.append(inputs["input_values"].shape) or forward(inputs)
+    )
+    classify(clips(6000, 700, 5900, 800, 6100, 750), batch_size=3)
+    assert shapes == [(3, 6100), (3, 800)]
+
+
+def test_like_lengths_gives_everything_once_and_the_oldest_first():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 100, 500).tolist()
+    seen, held = [], 0
+    taken = iter(range(len(lengths)))
+
+    def recordings():
+        for place in taken:
+            nonlocal held
+            held = max(held, place + 1 - len(seen))
+            yield lengths[place]
+
+    for places, batch in like_lengths(
+        recordings(), length=float, fits=lambda count, longest: count * longest <= 300, window=40, window_length=1500
+    ):
+        assert min(set(range(len(lengths))) - set(seen)) in places
+        assert len(batch) == 1 or len(batch) * max(batch) <= 300
+        assert batch == [lengths[place] for place in places]
+        seen += places
+    assert sorted(seen) == list(range(len(lengths)))
+    assert held <= 40
+
+
+def test_like_lengths_pads_little():
+    lengths = np.random.default_rng(0).uniform(1, 7.5, 2000).tolist()
+    batches = like_lengths(lengths, length=float, fits=lambda count, longest: count * longest <= 15, window=256)
+    padded = sum(len(batch) * max(batch) for _, batch in batches)
+    assert padded / sum(lengths) < 1.02
+
+
+@pytest.mark.parametrize("batch", [[], [([2], ["c"]), ([0, 1], ["a", "b"])], [([0], ["a"]), ([1], ["b"])]])
+def test_in_order(batch):
+    assert list(in_order(batch)) == ["a", "b", "c"][: sum(len(places) for places, _ in batch)]
+
+
 def test_without_mask_padding_recordings_go_one_by_one(caplog):
     classify, recordings = classifier(mask_padding=False), clips(6000, 2500, 450)
     alone = [scores(classify(each)) for each in recordings]
@@ -235,6 +281,29 @@ def test_options_of_the_stock_pipeline(classify, expected):
     assert scores(best) == pytest.approx({max(expected, key=expected.get): max(expected.values())}, abs=1e-6)
     logits = scores(classify(tone(), function_to_apply="none"))
     assert np.exp(list(logits.values())).sum() != pytest.approx(1)
+
+
+def test_calibrated_scores_are_those_of_divided_logits(caplog):
+    stock, calm = classifier(), classifier(temperature=3.0)
+    told = pipeline(
+        "audio-classification", model=calm.model, feature_extractor=ShiftFeatureExtractor(), device="cpu",
+        pipeline_class=ShiftAudioClassificationPipeline, calibrated=True,
+    )  # fmt: skip
+    logits = scores(stock(tone(), function_to_apply="none"))
+    shares = dict(zip(logits, (torch.tensor([*logits.values()]).double() / 3).softmax(dim=-1).tolist(), strict=True))
+    for result in (calm(tone(), calibrated=True), told(tone()), told([tone(), tone()], batch_size=2)[1]):
+        assert scores(result) == pytest.approx(shares, abs=1e-5)
+        assert [*scores(result)] == [*logits]  # best first, as before
+    for result in (calm(tone()), told(tone(), calibrated=False)):
+        assert scores(result) == pytest.approx(scores(stock(tone())), abs=1e-6)
+    assert len(told(tone(), top_k=2)) == 2
+    assert not caplog.messages
+
+
+def test_a_model_without_a_temperature_says_so_once(classify, expected, caplog):
+    for _ in range(2):
+        assert scores(classify([tone(), tone()], calibrated=True)[1]) == pytest.approx(expected, abs=1e-6)
+    assert caplog.messages == ["the model holds no fitted temperature: its scores are not calibrated"]
 
 
 def test_addresses_are_fetched(classify, expected, files):
