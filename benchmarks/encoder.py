@@ -1,0 +1,157 @@
+"""The encoder alone: what kept memory, bfloat16 and the matrix convolutions are worth, and how encoding grows."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import HubertConfig
+
+from shift_ser.audio import SAMPLING_RATE
+from shift_ser.data_collator import DataCollatorForShift
+from shift_ser.frame_store import FrameDataset
+from shift_ser.matrix_convolution import MatrixConv1d
+
+from .feature_extraction import AuthorsEncoder, AuthorsHeadStep, Encoding, HeadSteps, Training
+from .measure import Case, Experiment, Line, Way
+from .workload import NUM_LABELS, Sizes, all_batches, shift_model
+
+GROWTH = (1, 2, 4, 8)
+
+
+@dataclass
+class OurEncoder:
+    """Our encoder over one batch of the longest length."""
+
+    sizes: Sizes
+    dtype: str
+    matrix: bool = True
+
+    def prepare(self) -> None:
+        """Make encoder and batch."""
+        dtype = getattr(torch, self.dtype)
+        encoder = shift_model("linear", HubertConfig(**self.sizes.encoder)).shift_ser.encoder
+        self.encoder = encoder.to(dtype).eval()
+        for module in self.encoder.modules():
+            if type(module) is MatrixConv1d and not self.matrix:
+                object.__setattr__(module, "__class__", nn.Conv1d)
+        shape = (self.sizes.tuning_batch, int(self.sizes.longest * SAMPLING_RATE))
+        self.values = torch.randn(shape).to(dtype)
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """One forward pass."""
+        self.encoder(self.values)
+
+
+@dataclass
+class Growing(Encoding):
+    """The pass over a corpus, and one epoch of a head on what it left."""
+
+    batch: int = 32
+
+    def prepare(self) -> None:
+        """Also make the head and its batches."""
+        super().prepare()
+        model = shift_model("shiftformer", HubertConfig(**self.encoder))
+        model.shift_ser.encoder = None
+        self.training = Training(model, optimizer=torch.optim.AdamW, bf16=True)
+        self.batches = all_batches(torch.tensor(self.seconds).numpy(), batch=self.batch)
+
+    def run(self) -> None:
+        """Encode everything, train once on it."""
+        names, collate = self.dataset["utterance"], DataCollatorForShift()
+        with tempfile.TemporaryDirectory() as folder:
+            dataset = FrameDataset(self.encode(folder), names, [row % NUM_LABELS for row in range(len(names))])
+            for rows in self.batches:
+                self.training.step(collate([dataset[row] for row in rows]))
+
+
+@dataclass
+class SharedEncoding(Encoding):
+    """The pass over a corpus by one of the processes that share it; all write into one folder."""
+
+    def prepare(self) -> None:
+        """Also meet the others, and take a share of the cores, as `accelerate launch` does."""
+        super().prepare()
+        self.state, self.round = PartialState(cpu=True), 0
+        torch.set_num_threads(max(1, torch.get_num_threads() // self.state.num_processes))
+
+    def run(self) -> None:
+        """Encode a share, wait for the others."""
+        self.round += 1
+        self.encode(Path(tempfile.gettempdir()) / f"{self.state.num_processes}-{self.round}")
+        self.state.wait_for_everyone()
+
+
+def kept_memory(sizes: Sizes) -> Experiment:
+    """The same work with the stock allocator and with kept memory."""
+    cases: dict[str, Callable[[], Case]] = {
+        "head step, padded float32": lambda: AuthorsHeadStep(sizes, "shiftformer"),
+        "head steps, sorted bf16": lambda: HeadSteps(sizes, "shiftformer"),
+        "encoder forward, float32": lambda: AuthorsEncoder(sizes, sizes.tuning_batch),
+    }
+    words = ("stock allocator", "kept memory")
+    ways = {f"{name}, {w}": Way(case(), keeps_memory=w == words[1]) for name, case in cases.items() for w in words}
+    lines = []
+    for name in cases:
+        stock, kept = ({f"{name}, {w}": 1.0} for w in words)
+        lines += [Line(name, stock, kept, *words), Line(f"{name}: peak memory", stock, kept, *words, unit="MB")]
+    return Experiment(
+        "The same code with the stock allocator of glibc and with `keep_freed_memory`. Head: Shiftformer, a batch of"
+        f" {sizes.batch} of the longest length, and {sizes.head_batches} of all lengths; encoder: HuBERT, a batch of"
+        f" {sizes.tuning_batch} of {sizes.longest} s.",
+        ways,
+        tuple(lines),
+    )
+
+
+def convolutions(sizes: Sizes) -> Experiment:
+    """The encoder in float32, in bfloat16, and in bfloat16 with its convolutions as matrix products."""
+    ways = {
+        "float32": Way(OurEncoder(sizes, "float32")),
+        "stock": Way(OurEncoder(sizes, "bfloat16", matrix=False)),
+        "matrix": Way(OurEncoder(sizes, "bfloat16")),
+    }
+    stock, matrix = "bf16, stock convolutions", "bf16, matrix convolutions"
+    lines = (
+        Line("Encoder forward", {"float32": 1}, {"matrix": 1}, "float32", matrix),
+        Line("Encoder forward", {"float32": 1}, {"stock": 1}, "float32", stock),
+        Line("Encoder forward", {"stock": 1}, {"matrix": 1}, stock, matrix),
+    )
+    return Experiment(
+        f"HuBERT, a batch of {sizes.tuning_batch} of {sizes.longest} s, kept memory everywhere. What bf16 is worth"
+        " depends on whether the processor computes in it.",
+        ways,
+        lines,
+    )
+
+
+def growth(sizes: Sizes) -> Experiment:
+    """Time an utterance, over sizes of the corpus and over processes."""
+    corpora = {f"{times}x": times * sizes.growth for times in GROWTH}
+    ways = {
+        name: Way(Growing(sizes.small_encoder, count, sizes.longest, batch=sizes.batch))
+        for name, count in corpora.items()
+    }
+    most = corpora[f"{GROWTH[-1]}x"]
+    for count in (1, 2):
+        case = SharedEncoding(sizes.small_encoder, most, sizes.longest)
+        ways[f"{count} processes"] = Way(case, num_processes=count)
+    lines = [
+        Line("Pass and one head epoch, an utterance", {"1x": 1 / corpora["1x"]}, {name: 1 / count}, "1x", name)
+        for name, count in corpora.items()
+        if name != "1x"
+    ]
+    shared = Line("Pass over the corpus", {"1 processes": 1}, {"2 processes": 1}, "1 process", "2 processes")
+    return Experiment(
+        "Growth over the corpus, with a small encoder, bf16: the pass over it and one epoch of a Shiftformer, per"
+        f" utterance; 1x is {sizes.growth} utterances. Then the pass over {most} utterances by one process with all"
+        f" {os.cpu_count()} cores and by two that share them (accelerate).",
+        ways,
+        (*lines, shared),
+    )
