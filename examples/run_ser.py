@@ -11,6 +11,7 @@ run to the Hub; if the upload fails, the same command again goes on with it.
 import logging
 import sys
 
+from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
@@ -33,6 +34,7 @@ def main() -> None:
         if run.run_args.push_to_hub:
             hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.description)
         results = run.run()
+        PartialState().destroy_process_group()  # one that is left to the interpreter's exit may abort it
     except (ValueError, OSError, StrictDataclassError, AllFoldsFailed) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -117,6 +117,7 @@ class RunArguments(TrainingArguments):
     per_device_eval_batch_size: int = _option("utterances in an evaluation batch, over all processes", 32)
     logging_strategy: str = _option("as in TrainingArguments", "epoch")
     save_total_limit: int | None = _option("checkpoints kept while a fold runs, at least 2", 2)
+    ddp_find_unused_parameters: bool | None = _option("as in TrainingArguments", True)  # with checkpointing, too
     remove_unused_columns: bool = _option("fixed: the data set's transform reads all columns", False)
     accelerator_config: dict | str | None = field(
         default_factory=lambda: {"split_batches": True}, metadata={"help": "as in TrainingArguments"}

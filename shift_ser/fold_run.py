@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import set_seed
+from transformers.integrations import is_fsdp_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .arguments import ModelArguments, RunArguments
@@ -94,10 +95,12 @@ class FoldRun:
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
         result["test"], files["predictions.csv"] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
+        weights = trainer.all_weights()
         trainer.model.shift_ser.encoder = encoder
         trainer.model.config.temperature = result["temperature"]
         if self.run_args.process_index == 0:
-            trainer.model.save_pretrained(self.folder)
+            weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
+            trainer.model.save_pretrained(self.folder, state_dict=weights)
             self.corpus.feature_extractor.save_pretrained(self.folder)
             for file, rows in files.items():
                 write_predictions(self.folder / file, rows=rows)
@@ -159,6 +162,10 @@ class FoldRun:
         return trainer, encoder
 
     def _new_model(self) -> ShiftForSequenceClassification:
+        if is_fsdp_enabled():  # of transformers: whether other processes get empty weights
+            raise ValueError(
+                "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
+            )
         names = dict(enumerate(self.corpus.labels))
         return ShiftForSequenceClassification.from_encoder_pretrained(
             self.model_args.encoder,

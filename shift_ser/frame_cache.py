@@ -22,6 +22,7 @@ from accelerate.utils import gather_object, tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from .frame_store import FrameCache, check_shard, remove_leftovers, shard_name, write_shard
+from .matrix_convolution import use_matrix_convolutions
 from .recordings import Columns, Recording, scan_recordings
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,12 @@ class _Encoding:
     def ready(self) -> Iterator["_Encoding"]:
         """With the encoder in eval mode and in the dtype it computes in; afterwards each module is in its own mode."""
         dtype, training = getattr(torch, self.encoder_dtype), [m for m in self.encoder.modules() if m.training]
-        encoder = self.encoder if self.encoder.dtype == dtype else copy.deepcopy(self.encoder).to(dtype)
+        encoder = self.encoder
+        if dtype == torch.bfloat16:
+            encoder = copy.deepcopy(encoder).to(dtype)
+            use_matrix_convolutions(encoder)  # one that is no part of a ShiftModel has them not
+        elif encoder.dtype != dtype:
+            encoder = copy.deepcopy(encoder).to(dtype)
         encoder.eval()
         try:
             yield replace(self, encoder=encoder)

@@ -35,6 +35,9 @@ class ShiftPreTrainedModel(LoadableModel):
     _supports_sdpa = True
     _no_split_modules = ["CnnBlock", "LstmBlock", "TransformerBlock"]
 
+    def get_input_embeddings(self) -> None:
+        """None: speech is no row of a table. FSDP asks."""
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """New weights are drawn as torch draws them, which is what the authors' code does."""

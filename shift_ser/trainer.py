@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from .arguments import RunArguments
 from .batching import LengthBatches
@@ -92,6 +92,20 @@ class ShiftTrainer(Trainer):
         """The longest utterances first: what is not trained on needs no order, and so it is padded least."""
         return _longest_first(eval_dataset)
 
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Predictions and scores; the loss is the mean over the utterances.
+
+        That of the stock loop is the mean over what the processes were given, and some are given an utterance again
+        where they do not divide the last batch.
+        """
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and output.label_ids is not None:
+            logits, labels = torch.from_numpy(output.predictions).double(), torch.from_numpy(output.label_ids)
+            smoothing = self.args.label_smoothing_factor
+            loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
+
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """Logits and labels in the order of the data set, and its scores."""
         output = super().predict(test_dataset, *args, **kwargs)
@@ -130,6 +144,10 @@ class ShiftTrainer(Trainer):
         """Wait for all processes: the Trainer's state, written next, then says that a checkpoint is whole."""
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+    def all_weights(self) -> dict[str, torch.Tensor]:
+        """The model's weights on the main process, also where each process has but a shard of them; all have to ask."""
+        return self.accelerator.get_state_dict(self.model_wrapped)
 
     def load_selected(self) -> None:
         """Take the weights of the best epoch so far, wherever the run's folder has been moved to since."""

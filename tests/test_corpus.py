@@ -58,6 +58,7 @@ def test_examples_tell_their_lengths_and_are_cut(scenario, cross_validate, tmp_p
 
 def test_fine_tuning_from_cached_convolutions_ends_like_fine_tuning_without(cross_validate, wide_encoder, tmp_path):
     flags = ["--encoder", wide_encoder, "--scenario", "fine_tuning", "--folds", 1, "--cache_dir", tmp_path / "frames"]
+    flags += ["--num_train_epochs", 1]
     without = cross_validate(tmp_path / "without", *flags).run()
     run = cross_validate(tmp_path / "with", *flags, "--cache_convolutions", "true")
     assert epochs(run.run()) == pytest.approx(epochs(without), abs=1e-4)
@@ -77,7 +78,7 @@ def test_fine_tuning_from_cached_convolutions_ends_like_fine_tuning_without(cros
 @pytest.mark.parametrize("scenario", ["feature_extraction", "fine_tuning"])
 def test_a_run_in_bfloat16_is_near_the_same_in_float32(scenario, cross_validate, wide_encoder, tmp_path):
     flags = ["--encoder", wide_encoder, "--scenario", scenario, "--folds", 1, "--cache_convolutions", "true"]
-    flags += ["--learning_rate", "1e-4", "--cache_dir", tmp_path / "frames"]
+    flags += ["--learning_rate", "1e-4", "--num_train_epochs", 1, "--cache_dir", tmp_path / "frames"]
     exact = cross_validate(tmp_path / "float32", *flags).run()
     half = ["--bf16", "true", "--cache_dtype", "bfloat16", "--encoder_dtype", "bfloat16"]
     coarse = cross_validate(tmp_path / "bfloat16", *flags, *half).run()

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -26,10 +25,10 @@ NAMES = ["Ses01F_impro01_F000", "Ses01F_impro01_M000", "Ses02F_impro01_F000"]
 
 
 def make_encoder(norm: str = "layer") -> HubertModel:
-    # Not fewer channels: oneDNN gets bfloat16 convolutions of 8 or 16 (in a group) wrong at some lengths.
+    # torch's own bfloat16 convolutions of 8 channels, in all or in a group, are wrong.
     torch.manual_seed(0)
     config = HubertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(32, 32, 32),
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8, 8),
         conv_stride=(5, 8, 8), conv_kernel=(10, 8, 8), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=1,
         feat_extract_norm=norm, do_stable_layer_norm=norm == "layer",
     )  # fmt: skip
@@ -335,45 +334,6 @@ def test_two_runs_that_race_share_what_the_first_has_written(encode, encoder, co
     cache = encode(corpus)
     assert len(cache) == 3 and len(calls) == 1
     assert sorted(os.listdir(path)) == sorted(os.listdir(tmp_path / "other"))
-
-
-SHARE = """
-import sys, torch, numpy as np
-sys.path.insert(0, sys.argv[1])
-from accelerate import PartialState
-state = PartialState(cpu=True)
-from shift_ser import frame_cache, frame_store
-from test_frame_cache import *
-if len(sys.argv) > 3 and state.process_index == 1:
-    def out_of_order(*_, **__):
-        raise ValueError("out of order")
-    HubertModel.forward = out_of_order
-frame_cache._SHARD = 1
-encoder, calls = make_encoder(), []
-calls = count_calls(encoder)
-corpus = {"utterance": list(NAMES), "audio": make_audio()}
-extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
-cache = encode_dataset(encoder, corpus, feature_extractor=extractor, cache_dir=sys.argv[2])
-print(state.process_index, len(calls), float(cache.frames(NAMES[1]).double().sum()))
-"""
-
-
-def torchrun(*words):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run([*launcher, *map(str, words)], capture_output=True, text=True, timeout=120)
-
-
-def test_two_processes_encode_their_shares_and_fail_together(encode, corpus, tmp_path):
-    (tmp_path / "share.py").write_text(SHARE)
-    words = tmp_path / "share.py", Path(__file__).parent, tmp_path / "shared"
-    failed = torchrun(*words, "fail")
-    assert failed.returncode != 0 and failed.stderr.count(f"ValueError: utterance {NAMES[1]!r}: out of order") >= 2
-    done = torchrun(*words)
-    assert done.returncode == 0, done.stderr
-    total = encode(corpus).frames(NAMES[1]).double().sum().item()
-    lines = sorted(line.split() for line in done.stdout.splitlines())
-    assert [line[:2] for line in lines] == [["0", "0"], ["1", "1"]]  # the first process had done its two before
-    assert [float(line[2]) for line in lines] == pytest.approx([total, total], abs=1e-4)
 
 
 def test_cache_and_dataset_survive_pickling_by_path_alone(encode, corpus):

@@ -44,7 +44,7 @@ DIRECTION = {
     "comparison": {"report", "uncertainty"},
     "arguments": {"configuration_shift_ser", "folds", "optimization"},
     "trainer": {"arguments", "batching", "optimization"},
-    "frame_cache": {"frame_store", "recordings"},
+    "frame_cache": {"frame_store", "matrix_convolution", "recordings"},
     "corpus": {
         "arguments", "audio", "feature_extraction_shift_ser", "frame_cache", "frame_store", "iemocap", "recordings",
     },
