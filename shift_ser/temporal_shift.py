@@ -1,5 +1,6 @@
 """The temporal shift: some channels of each frame are exchanged with a neighbouring frame, at no cost in parameters."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -96,8 +97,7 @@ def temporal_shift(
     else:
         if len(offsets) == 2:  # an advance would bring padding into the last frames
             hidden_states = zero_padding(hidden_states, attention_mask)
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        shifted = (_pad_and_cat if traced else _Exchange.apply)(hidden_states, fold, offsets)
+        shifted = _exchange(hidden_states, fold, offsets)
     return zero_padding(shifted, attention_mask)
 
 
@@ -106,6 +106,15 @@ def zero_padding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | Non
     if attention_mask is None:
         return hidden_states
     return hidden_states.masked_fill(~attention_mask.bool().unsqueeze(-1), 0.0)
+
+
+def _exchange(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
+    """The shift with zero padding, in the way that suits who asks; values and gradients are the same in all."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(hidden_states) is not torch.Tensor:
+        return _pad_and_cat(hidden_states, fold, offsets)
+    if hidden_states.requires_grad and torch.is_grad_enabled():
+        return _Exchange.apply(hidden_states, fold, offsets)
+    return _Exchange.forward(hidden_states, fold, offsets)
 
 
 class _Exchange(torch.autograd.Function):
@@ -119,9 +128,8 @@ class _Exchange(torch.autograd.Function):
     @staticmethod
     def forward(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
         """Channels `[i * fold, (i + 1) * fold)` go to the frame `offsets[i]` later."""
-        channels = hidden_states.shape[-1]
-        rows_pay = channels % fold == 0 and 4 * fold * len(offsets) >= channels
-        if rows_pay and hidden_states.is_contiguous() and hidden_states.numel():
+        whole_runs = hidden_states.shape[-1] % fold == 0 and fold >= 64  # shorter ones cost more than they spare
+        if whole_runs and hidden_states.is_contiguous() and hidden_states.numel():
             return _copy_rows(hidden_states, fold, offsets)
         shifted = hidden_states.clone(memory_format=torch.contiguous_format)
         for index, offset in enumerate(offsets):
@@ -155,19 +163,22 @@ def _spans(offset: int) -> tuple[slice, slice, slice]:
 
 
 def _copy_rows(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
-    """Where much moves: every run of `fold` channels is one row, and all rows are fetched in one pass.
-
-    Slices would go through memory once for each of them.
-    """
+    """Every run of `fold` channels is one row, and all rows are fetched in one pass through memory."""
     batch, length, channels = hidden_states.shape
-    runs = channels // fold
-    source = torch.arange(batch * length * runs, device=hidden_states.device).view(batch, length, runs)
-    for index, offset in enumerate(offsets):
-        source[:, _spans(offset)[0], index] -= offset * runs
-    shifted = hidden_states.view(-1, fold).index_select(0, source.view(-1)).view(batch, length, channels)
+    source = _sources(batch, length, channels // fold, offsets, hidden_states.device)
+    shifted = hidden_states.view(-1, fold).index_select(0, source).view(batch, length, channels)
     for index, offset in enumerate(offsets):
         shifted[:, _spans(offset)[2], index * fold : (index + 1) * fold] = 0.0
     return shifted
+
+
+@lru_cache(maxsize=32)
+def _sources(batch: int, length: int, runs: int, offsets: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """For each run of each frame, flat, the number of the run that comes there; vacated ones keep their own."""
+    source = torch.arange(batch * length * runs, dtype=torch.int32, device=device).view(batch, length, runs)
+    for index, offset in enumerate(offsets):
+        source[:, _spans(offset)[0], index] -= offset * runs
+    return source.view(-1)
 
 
 def _pad_and_cat(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
