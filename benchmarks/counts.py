@@ -113,7 +113,10 @@ def _losses(sizes: Sizes) -> Row:
             else:
                 pairs = zip(values, labels, strict=True)
                 data = [{"input_values": samples, "labels": label} for samples, label in pairs]
-            training, order = Training(model, optimizer=torch.optim.AdamW, bf16=False), np.random.default_rng(0)
+            training, order = (
+                Training(model, optimizer=torch.optim.AdamW, bf16=False, fused=True),
+                np.random.default_rng(0),
+            )
             batches = [order.permutation(len(values))[:4] for _ in range(steps)]
             losses[cached] = [training.step(collate([data[int(row)] for row in batch])) for batch in batches]
     apart = max(abs(a - b) for a, b in zip(losses[True], losses[False], strict=True))

@@ -30,12 +30,13 @@ class Training:
         model: The model.
         optimizer: Of its parameters that are trained.
         bf16: Whether the forward pass runs in bfloat16 where autocast lets it.
+        fused: Whether the optimizer updates in one pass over the parameters, as our recipes say.
     """
 
-    def __init__(self, model: ShiftForSequenceClassification, *, optimizer: Any, bf16: bool) -> None:
+    def __init__(self, model: ShiftForSequenceClassification, *, optimizer: Any, bf16: bool, fused: bool) -> None:
         self.model, self.bf16 = model.train(), bf16
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer(self.trained, lr=5e-4)
+        self.optimizer = optimizer(self.trained, lr=5e-4, fused=fused)
 
     def step(self, batch: Mapping[str, torch.Tensor]) -> float:
         """Forward, backward, clip, update; returns the loss."""
@@ -77,7 +78,7 @@ class AuthorsHeadStep:
         """Make head and frames."""
         model = shift_model(self.variant, HubertConfig(**self.sizes.encoder), mask_padding=False)
         model.shift_ser.encoder = None
-        self.training = Training(model, optimizer=torch.optim.AdamW, bf16=False)
+        self.training = Training(model, optimizer=torch.optim.AdamW, bf16=False, fused=False)
         shape = (self.sizes.batch, num_frames(self.sizes.longest), model.config.hidden_size)
         labels = torch.arange(self.sizes.batch) % NUM_LABELS
         self.batch = {"encoder_hidden_states": torch.randn(shape), "labels": labels}
@@ -114,7 +115,7 @@ class HeadSteps(CachedSteps):
         """Make head, cache and batches."""
         model = shift_model(self.variant, HubertConfig(**self.sizes.encoder))
         self.encoder, model.shift_ser.encoder = model.shift_ser.encoder, None
-        self.training = Training(model, optimizer=torch.optim.AdamW, bf16=self.bf16)
+        self.training = Training(model, optimizer=torch.optim.AdamW, bf16=self.bf16, fused=True)
         self.dataset, self.batches = cached_batches(
             self.sizes,
             batch=self.sizes.batch,

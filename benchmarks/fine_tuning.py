@@ -22,7 +22,7 @@ class AuthorsTuningStep:
         """Make model and batch."""
         config = Wav2Vec2Config(**self.sizes.encoder)
         model = shift_model("shiftformer", config, freeze_encoder=False, mask_padding=False)
-        self.training = Training(model, optimizer=torch.optim.Adam, bf16=False)
+        self.training = Training(model, optimizer=torch.optim.Adam, bf16=False, fused=False)
         count = self.sizes.tuning_batch
         values = torch.randn(count, int(self.sizes.longest * SAMPLING_RATE))
         self.batch = {"input_values": values, "labels": torch.arange(count) % NUM_LABELS}
@@ -42,7 +42,7 @@ class TuningSteps(CachedSteps):
         """Make model, cache and batches."""
         config = Wav2Vec2Config(**self.sizes.encoder)
         model = shift_model("shiftformer", config, freeze_encoder=False)
-        self.training = Training(model, optimizer=torch.optim.Adam, bf16=True)
+        self.training = Training(model, optimizer=torch.optim.Adam, bf16=True, fused=True)
         self.dataset, self.batches = cached_batches(
             self.sizes,
             batch=self.sizes.tuning_batch,

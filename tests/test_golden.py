@@ -67,7 +67,7 @@ def test_learning_curve(tmp_path, name):
     recorder = Recorder()
     arguments = RunArguments(
         output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none", protocol="authors",
-        optim="adamw_torch", learning_rate=5e-4, weight_decay=0.05, schedule="authors_cosine",
+        optim="adamw_torch_fused", learning_rate=5e-4, weight_decay=0.05, schedule="authors_cosine",
         warmup_epochs=recipe["warmup_epochs"], num_train_epochs=recipe["epochs"],
         per_device_train_batch_size=recipe["batch_size"], train_sampling_strategy="sequential",
         max_grad_norm=recipe["clip_grad_norm"], logging_steps=1, logging_strategy="steps",

@@ -240,3 +240,28 @@ def test_a_view_of_other_memory_layout_shifts_the_same(direction, proportion):
     assert not frames.is_contiguous()
     options = {"proportion": proportion, "direction": direction, "stride": 2}
     assert torch.equal(temporal_shift(frames, **options), temporal_shift(frames.contiguous(), **options))
+
+
+def test_whole_runs_of_channels_are_shifted_like_single_ones_in_every_mode():
+    """At 64 channels and more that move, rows are fetched by an index that is kept between calls."""
+    frames = torch.randn(2, 5, 256)
+    options = {"proportion": 0.25, "direction": "bidirectional"}
+    expected = torch.zeros_like(frames)
+    expected[:, 1:, :64], expected[:, :-1, 64:128] = frames[:, :-1, :64], frames[:, 1:, 64:128]
+    expected[..., 128:] = frames[..., 128:]
+    with torch.inference_mode():
+        assert torch.equal(temporal_shift(frames, **options), expected)
+    trained = frames.clone().requires_grad_()
+    shifted = temporal_shift(trained, **options)
+    assert torch.equal(shifted, expected)
+    weight = torch.randn_like(frames)
+    (shifted * weight).sum().backward()
+    back = torch.zeros_like(frames)
+    back[:, :-1, :64], back[:, 1:, 64:128], back[..., 128:] = (
+        weight[:, 1:, :64],
+        weight[:, :-1, 64:128],
+        weight[..., 128:],
+    )
+    assert torch.equal(trained.grad, back)
+    jacobian = torch.func.jacrev(lambda x: temporal_shift(x, proportion=0.25))(frames[:1])
+    assert jacobian.sum() == 5 * 256 - 64
