@@ -116,8 +116,8 @@ def plot_mingling(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
             score = [group["ua"]["mean"]]
             shade = right.scatter(*place, c=score, cmap="viridis", vmin=min(scores), vmax=max(scores), **style)
             if _placement(group) != "none":
-                apart = _placement(group) == "residual"  # the others stand one above the other, at 0
-                style = {"xytext": (8 if apart else -8, -3), "ha": "left" if apart else "right", "fontsize": 9}
+                left_side = group["head_type"] == "transformer"  # without misalignment all stand one above the other
+                style = {"xytext": (-8 if left_side else 8, -3), "ha": "right" if left_side else "left", "fontsize": 9}
                 left.annotate(fraction(group["shift_proportion"]), place, textcoords="offset points", **style)
         for axes in (left, right):
             axes.set(xlabel="misalignment of shortcut and branch", ylabel="mingling of frames", title=_setting(key))
