@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from benchmarks import speed, workload
+from benchmarks import feature_extraction, profile_heads, speed, workload
 from benchmarks.measure import Experiment, Line, Measured, Way, measure
 
 
@@ -159,3 +159,19 @@ def test_repeats_must_be_a_number_of_rounds(capsys):
     with pytest.raises(SystemExit):
         speed.main(["--repeats", "0"])
     assert "--repeats must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_profile_tells_where_a_step_goes(capsys):
+    profile_heads.main(["--smoke"])
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.count("|") == 5 and len(lines) == 1 + len(profile_heads.KINDS)
+    altogether, *kinds = ([int(cell) for cell in line.split("|")[2:-1]] for line in lines)
+    assert all(sum(of_head) <= whole + len(kinds) for whole, *of_head in zip(altogether, *kinds, strict=True))
+
+
+def test_every_kind_of_operator_is_met_by_some_head():
+    """A name that torch has changed would silently count nothing."""
+    profiled = [
+        profile_heads.shares(feature_extraction.HeadSteps(workload.SMOKE, head)) for head in profile_heads.HEADS
+    ]
+    assert all(any(of_head[kind] > 0 for of_head in profiled) for kind in profile_heads.KINDS)
