@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -189,22 +189,40 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
 
 
+def read_yaml(path: Path, *, kind: str) -> dict[str, Any]:
+    """The `key: value` lines of a YAML file; `kind` (recipe, study) is what errors call it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{kind} must be a YAML file, there is none at {str(path)!r}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{kind} {str(path)!r} must be YAML, got {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{kind} {str(path)!r} must hold `key: value` lines, got {type(content).__name__}")
+    return content
+
+
+def refuse_unknown(names: Iterable[Any], known: Iterable[str], *, where: str) -> None:
+    """Raise `ValueError` for the first name that is not known, with the nearest that is."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{where} has the unknown key {name!r}{hint}")
+
+
 def _recipe_words(path: Path, known: set[str]) -> list[str]:
     """A recipe as command-line words, so that both are read by the same rules (in YAML, `1e-4` is a string)."""
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe must be a YAML file, there is none at {str(path)!r}")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {str(path)!r} must be YAML, got {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"recipe {str(path)!r} must hold `key: value` lines, got {type(recipe).__name__}")
+    recipe = read_yaml(path, kind="recipe")
+    refuse_unknown(recipe, known, where=f"recipe {str(path)!r}")
     words = []
     for key, value in recipe.items():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"recipe {str(path)!r} has the unknown key {key!r}{hint}")
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         words += [f"--{key}", *map(str, values)] if value is not None else []
     return words

@@ -122,7 +122,7 @@ class FoldRun:
         if result is None:
             raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
         model = ShiftForSequenceClassification.from_pretrained(self.folder)
-        self._take_encoder(model)
+        self.take_encoder(model)
         scores, rows = self._score(self._trainer(model), self.plan.test)
         if self.run_args.process_index == 0:
             predictions_path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ class FoldRun:
         A refit has the schedule of the training that it repeats, and is scored only at its end.
         """
         set_seed(self.seed)
-        model = self._new_model()
-        encoder = self._take_encoder(model)
+        model = self.new_model()
+        encoder = self.take_encoder(model)
         parts = {"selection": self.plan.selection, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
         train = self.corpus.examples(utterances)
@@ -161,7 +161,8 @@ class FoldRun:
         trainer.train(resume_from_checkpoint=checkpoint)
         return trainer, encoder
 
-    def _new_model(self) -> ShiftForSequenceClassification:
+    def new_model(self) -> ShiftForSequenceClassification:
+        """The pretrained encoder with a new head, as the fold's options say."""
         if is_fsdp_enabled():  # of transformers: whether other processes get empty weights
             raise ValueError(
                 "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
@@ -174,7 +175,7 @@ class FoldRun:
             label2id={name: index for index, name in names.items()},
         )
 
-    def _take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
+    def take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
         """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""
         encoder = model.shift_ser.encoder
         if model.config.freeze_encoder:

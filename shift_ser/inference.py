@@ -131,7 +131,7 @@ def classify_recordings(
         classifier: What `load_classifier` gives.
         recordings: Anything that the classifier takes one by one: paths, arrays, rows of a `datasets` column, ...; of a
             sequence, such as a column, an item that raises an error when it is looked at is one that cannot be read.
-        batch_seconds: Seconds in a batch with its padding; the default was the fastest for a HuBERT base on a CPU.
+        batch_seconds: Seconds in a batch with its padding; the default is among the fastest for HuBERT base on a CPU.
         window: Most recordings that wait to be classified.
         window_seconds: No more are read when those waiting are as long as this together.
 

@@ -108,7 +108,7 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
 def _measure(run: CrossValidation, fold: Any) -> dict[str, float]:
     """Mingling, misalignment and size of a fold's model, on utterances of its test set."""
     model = ShiftForSequenceClassification.from_pretrained(fold.folder)
-    fold._take_encoder(model)
+    fold.take_encoder(model)
     every = max(1, len(fold.plan.test) // MEASURED_UTTERANCES)
     names = fold.plan.test[::every][:MEASURED_UTTERANCES]
     examples = run.corpus.examples(names)
@@ -141,11 +141,11 @@ def _encode(plan: StudyPlan, names: Sequence[str]) -> dict[str, str]:
         try:
             for output, arguments in outputs.items():
                 run = CrossValidation(*arguments)
-                model = run.fold_runs[0]._new_model()
+                model = run.fold_runs[0].new_model()
                 if output == "all":
                     run.corpus.encode(model.shift_ser.encoder.to(run.run_args.device), output=output)
                 else:
-                    run.fold_runs[0]._take_encoder(model)
+                    run.fold_runs[0].take_encoder(model)
         except Exception as error:
             reasons[key] = _reason(error)
     return {name: reasons[key] for name, key in cells.items() if key in reasons}

@@ -1,7 +1,6 @@
 """The grid of a study: from a YAML file to the places that are shown and the cells that are run for them."""
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import io
@@ -9,17 +8,16 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from .arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
+from .arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, read_yaml, refuse_unknown
 from .configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS, ShiftConfig
 from .iemocap_release import find_release
 from .temporal_shift import shifted_channels
@@ -95,8 +93,8 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
         ValueError: If the file is not a study, names an unknown option, or asks for impossible combinations.
     """
     path = Path(path)
-    study = _read_yaml(path)
-    _refuse_unknown(study, KEYS, path)
+    study = read_yaml(path, kind="study")
+    refuse_unknown(study, KEYS, where=f"study {str(path)!r}")
     base, combinations = _read_base(study.get("base"), path), list(_combinations(study, path))
     extra = [name for name in dict.fromkeys(itertools.chain(*combinations)) if name not in {*COLUMNS, *ALIASES}]
     places: dict[str, Place] = {}  # by content: a place that is listed twice is shown once
@@ -135,32 +133,12 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"study and recipe must be YAML files, there is none at {str(path)!r}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} must be YAML, got {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} must hold `key: value` lines, got {type(content).__name__}")
-    return content
-
-
-def _refuse_unknown(names: Iterable[str], known: Iterable[str], path: Path) -> None:
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{str(path)!r} has the unknown key {name!r}{hint}")
-
-
 def _read_base(base: Any, path: Path) -> dict[str, Any]:
     """The options that all cells share."""
     base = {"recipe": base} if isinstance(base, str) else dict(base or {})
     recipe = base.pop("recipe", None)
-    options = {**(_read_yaml(Path(recipe)) if recipe else {}), **base}
-    _refuse_unknown(options, OPTIONS, path)
+    options = {**(read_yaml(Path(recipe), kind="recipe") if recipe else {}), **base}
+    refuse_unknown(options, OPTIONS, where=f"study {str(path)!r}")
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -172,7 +150,7 @@ def _combinations(study: Mapping[str, Any], path: Path) -> Iterator[dict[str, An
     if study.get("grids") and study.get("grid"):
         raise ValueError(f"{str(path)!r} must hold grid or grids, got both")
     for grid in grids:
-        _refuse_unknown(grid, OPTIONS, path)
+        refuse_unknown(grid, OPTIONS, where=f"study {str(path)!r}")
         if fixed := FIXED & set(grid):
             raise ValueError(f"{sorted(fixed)[0]} cannot vary within a study; it belongs into base, or nowhere")
         axes = [values if isinstance(values, list) else [values] for values in grid.values()]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-SCORES = ("wa", "ua", "f1")
+from .summary import SCORES
+
 _BATCH = 4_000_000  # drawn units held in memory at a time
 
 

@@ -47,7 +47,7 @@ def with_model(monkeypatch):
 
     @contextmanager
     def patch(change, *, fold=2):
-        make_model = FoldRun._new_model
+        make_model = FoldRun.new_model
 
         def patched(self):
             model = make_model(self)
@@ -56,7 +56,7 @@ def with_model(monkeypatch):
             return model
 
         with monkeypatch.context() as context:
-            context.setattr(FoldRun, "_new_model", patched)
+            context.setattr(FoldRun, "new_model", patched)
             yield
 
     return patch

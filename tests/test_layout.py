@@ -41,6 +41,7 @@ DIRECTION = {
     "synthetic_corpus": {"espeak", "iemocap_release", "synthetic_speech"},
     "folds": {"speech_input"},
     "calibration": {"report"},
+    "uncertainty": {"summary"},
     "comparison": {"report", "uncertainty"},
     "arguments": {"configuration_shift_ser", "folds", "optimization"},
     "trainer": {"arguments", "batching", "optimization"},
