@@ -63,7 +63,7 @@ class ScoreFile:
         self.done.add(result.name)
 
     def _append(self, row: Sequence[Any]) -> None:
-        """One line in one go, so that several processes may write to one file."""
+        """One line in one go: a kill leaves at most a part of one."""
         line = _line(row)
         if self._file.write(line) != len(line):
             raise OSError(f"the disk took a part of a line only: {str(self.path)!r}")
