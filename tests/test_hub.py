@@ -219,7 +219,7 @@ def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
 
 def test_a_trainer_inside_never_pushes(cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--push_to_hub", "true").fold_runs[0]
-    trainer = run._trainer(run._new_model())
+    trainer = run._trainer(run.new_model())
     assert trainer.args.push_to_hub is False and trainer.hub_model_id is None
 
 
