@@ -9,8 +9,8 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test check clean
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/python -m shift_ser.synthetic_corpus corpora/demo
-	$(BIN)/python examples/run_ser.py examples/recipes/demo.yaml
+	$(BIN)/python -m shift_ser.corpora.synthetic corpora/demo
+	$(BIN)/python examples/run_ser.py demo
 	$(BIN)/python examples/predict.py --model runs/demo/fold1 \
 		corpora/demo/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
 

@@ -9,11 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig
 
 from shift_ser import ShiftFeatureExtractor, TemporalShift
-from shift_ser.audio import SAMPLING_RATE
-from shift_ser.batching import LengthBatches
-from shift_ser.data_collator import DataCollatorForShift
-from shift_ser.frame_cache import encode_dataset
-from shift_ser.frame_store import FrameDataset
+from shift_ser.corpora.corpus import SAMPLING_RATE
+from shift_ser.training.batching import DataCollatorForShift, LengthBatches
+from shift_ser.training.feature_cache import FrameDataset, encode_dataset
 
 from .feature_extraction import Training
 from .shift import SETTINGS

@@ -11,10 +11,10 @@ from accelerate import PartialState
 from torch import nn
 from transformers import HubertConfig
 
-from shift_ser.audio import SAMPLING_RATE
-from shift_ser.data_collator import DataCollatorForShift
-from shift_ser.frame_store import FrameDataset
-from shift_ser.matrix_convolution import MatrixConv1d
+from shift_ser.corpora.corpus import SAMPLING_RATE
+from shift_ser.cpu import MatrixConv1d
+from shift_ser.training.batching import DataCollatorForShift
+from shift_ser.training.feature_cache import FrameDataset
 
 from .feature_extraction import AuthorsEncoder, AuthorsHeadStep, Encoding, HeadSteps, Training
 from .measure import Case, Experiment, Line, Way

@@ -11,10 +11,9 @@ from torch import nn
 from transformers import HubertConfig, HubertModel, PreTrainedModel
 
 from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification
-from shift_ser.audio import SAMPLING_RATE
-from shift_ser.data_collator import DataCollatorForShift
-from shift_ser.frame_cache import encode_dataset
-from shift_ser.frame_store import FrameCache, FrameDataset
+from shift_ser.corpora.corpus import SAMPLING_RATE
+from shift_ser.training.batching import DataCollatorForShift
+from shift_ser.training.feature_cache import FrameCache, FrameDataset, encode_dataset
 
 from .measure import Experiment, Line, Way
 from .workload import NUM_LABELS, Sizes, cached_batches, lengths, noise, num_frames, shift_model

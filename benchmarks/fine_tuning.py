@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import Wav2Vec2Config
 
-from shift_ser.audio import SAMPLING_RATE
+from shift_ser.corpora.corpus import SAMPLING_RATE
 
 from .feature_extraction import CachedSteps, Training
 from .measure import Experiment, Line, Way

@@ -12,8 +12,8 @@ import torch
 from transformers import HubertConfig, HubertForSequenceClassification, HubertModel, Wav2Vec2FeatureExtractor, pipeline
 
 from shift_ser import ShiftFeatureExtractor
-from shift_ser.audio import SAMPLING_RATE
-from shift_ser.inference import classify_recordings, find_recordings, load_classifier
+from shift_ser.corpora.corpus import SAMPLING_RATE
+from shift_ser.inference.predict import classify_recordings, find_recordings, load_classifier
 
 from .measure import Experiment, Line, Way
 from .workload import NUM_LABELS, Sizes, lengths, shift_model, write_recordings

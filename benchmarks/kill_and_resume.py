@@ -27,8 +27,8 @@ def run(words: list[str], log: Path) -> None:
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
     import torch
 
-    from shift_ser.arguments import parse_arguments
-    from shift_ser.training import CrossValidation
+    from shift_ser.training.arguments import parse_arguments
+    from shift_ser.training.cross_validation import CrossValidation
 
     torch.set_num_threads(1)
     CrossValidation(*parse_arguments(words)).run()
@@ -45,7 +45,7 @@ class Rounds:
     def __init__(self, folder: Path, words: list[str]) -> None:
         self.folder, self.words = folder, words
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["shift_ser.training"])
+        self.context.set_forkserver_preload(["shift_ser.training.cross_validation"])
 
     def attempt(self, name: str, *, seconds: float | None = None) -> bool:
         """Start the run of a round, or let it go on; whether it came to its end within the time."""
@@ -82,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill a run at random moments and compare what it leaves.")
     parser.add_argument("--kills", type=int, default=20, help="at least; the last round is brought to its end")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--encoder", default=str(ROOT / "examples" / "demo_encoder"))
+    parser.add_argument("--encoder", default="demo_encoder")
     parser.add_argument("--corpus", help="default: a synthetic one of 40 utterances is made")
     parser.add_argument("--run", default=RUN, help="flags of run_ser.py")
     args = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> int:
 
 def make_corpus(folder: Path) -> Path:
     """A small spoken corpus."""
-    from shift_ser.synthetic_corpus import make_synthetic_corpus
+    from shift_ser.corpora.synthetic import make_synthetic_corpus
 
     return make_synthetic_corpus(folder, num_utterances=40, seed=0)
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from shift_ser.memory import keep_freed_memory
+from shift_ser.cpu import keep_freed_memory
 
 # Imported once; the processes are forked from there.
 _PRELOADED = ["benchmarks.feature_extraction", "benchmarks.inference", "benchmarks.fine_tuning", "benchmarks.shift"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch.profiler import ProfilerActivity, profile
 
-from shift_ser.memory import keep_freed_memory
+from shift_ser.cpu import keep_freed_memory
 
 from .feature_extraction import HeadSteps
 from .workload import SMOKE, Sizes

@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
-from shift_ser.audio import SAMPLING_RATE
-from shift_ser.batching import LengthBatches
-from shift_ser.frame_store import FrameCache, FrameDataset, shard_name, write_shard
+from shift_ser.corpora.corpus import SAMPLING_RATE
+from shift_ser.training.batching import LengthBatches
+from shift_ser.training.feature_cache import FrameCache, FrameDataset, shard_name, write_shard
 
 NUM_LABELS = 4
 

@@ -5,7 +5,7 @@ python examples/compare_runs.py runs/demo runs/demo_lstm
 
 import argparse
 
-from shift_ser.comparison import FinishedRun, compare, sentence
+from shift_ser.evaluation.comparison import FinishedRun, compare, sentence
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import logging
 import torch
 
 from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification
-from shift_ser.export import export_onnx
+from shift_ser.hub.onnx import export_onnx
 
 
 def main() -> None:

@@ -15,9 +15,15 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from shift_ser import ShiftAudioClassificationPipeline
-from shift_ser.inference import DTYPES, Classified, classify_recordings, find_recordings, load_classifier
-from shift_ser.memory import keep_freed_memory
-from shift_ser.score_file import ScoreFile
+from shift_ser.cpu import keep_freed_memory
+from shift_ser.inference.predict import (
+    DTYPES,
+    Classified,
+    ScoreFile,
+    classify_recordings,
+    find_recordings,
+    load_classifier,
+)
 
 
 def show(classifier: ShiftAudioClassificationPipeline, paths: list[str]) -> Iterator[Classified]:

@@ -1,6 +1,6 @@
 """Pretrain the demo's encoder: a tiny HuBERT, by masked prediction of k-means units of MFCCs, on synthetic speech.
 
-    python examples/pretrain_demo_encoder.py examples/demo_encoder
+    python examples/pretrain_demo_encoder.py shift_ser/recipes/demo_encoder
 
 It hears other voices and other sentences than the demo corpus, and no labels: how each is said is drawn by chance.
 Method: Hsu et al. 2021, arXiv 2106.07447 (first iteration). Needs the extra `demo`.
@@ -22,9 +22,8 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from transformers.models.hubert.modeling_hubert import _compute_mask_indices
 
 from shift_ser import ShiftFeatureExtractor
-from shift_ser.data_collator import DataCollatorForShift
-from shift_ser.espeak import SAMPLING_RATE, Espeak
-from shift_ser.synthetic_speech import SENTENCES, VOICES, draw_expression, say
+from shift_ser.corpora.synthetic_speech import SAMPLING_RATE, SENTENCES, VOICES, Espeak, draw_expression, say
+from shift_ser.training.batching import DataCollatorForShift
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Train and evaluate a temporal shift model over the folds of IEMOCAP, or of a corpus in its layout.
 
-    python examples/run_ser.py examples/recipes/demo.yaml
-    accelerate launch examples/run_ser.py examples/recipes/shiftformer_feature_extraction.yaml --corpus FOLDER
+    python examples/run_ser.py demo
+    accelerate launch examples/run_ser.py shiftformer_feature_extraction --corpus FOLDER
 
 `--help` lists the flags: the encoder's and head's, the corpus's, and those of the Trainer. Flags win over the recipe.
 The same command goes on where a run was stopped, and runs folds that failed again. `--push_to_hub` brings the finished
@@ -15,10 +15,11 @@ from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
-from shift_ser.arguments import parse_arguments
-from shift_ser.hub import HubRepository, PushError, same_command
-from shift_ser.memory import keep_freed_memory
-from shift_ser.training import AllFoldsFailed, CrossValidation
+from shift_ser.cpu import keep_freed_memory
+from shift_ser.hub.model_card import write_fold_cards
+from shift_ser.hub.push import HubRepository, PushError, same_command
+from shift_ser.training.arguments import parse_arguments
+from shift_ser.training.cross_validation import AllFoldsFailed, CrossValidation
 
 
 def main() -> None:
@@ -34,6 +35,8 @@ def main() -> None:
         if run.run_args.push_to_hub:
             hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.description)
         results = run.run()
+        if main_process and not run.run_args.evaluate_only:
+            write_fold_cards(run.output_dir, results)
         PartialState().destroy_process_group()  # one that is left to the interpreter's exit may abort it
     except (ValueError, OSError, StrictDataclassError, AllFoldsFailed) as error:
         sys.exit(f"error: {error}")

@@ -2,13 +2,12 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 
-from .audio import read_audio
-from .configuration_shift_ser import ShiftConfig
-from .feature_extraction_shift_ser import ShiftFeatureExtractor
-from .modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
-from .pipelines import ShiftAudioClassificationPipeline
-from .saved_config import __version__
-from .temporal_shift import TemporalShift, temporal_shift
+from .model.configuration_shift_ser import ShiftConfig, __version__
+from .model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from .model.modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
+from .model.pipeline_shift_ser import ShiftAudioClassificationPipeline
+from .model.speech_input import read_audio
+from .model.temporal_shift import TemporalShift, temporal_shift
 
 __all__ = [
     "ShiftAudioClassificationPipeline",

@@ -20,10 +20,11 @@ from transformers import (
 from transformers.utils import logging
 
 from shift_ser import ShiftConfig, ShiftFeatureExtractor, ShiftForSequenceClassification
-from shift_ser.arguments import parse_arguments
-from shift_ser.convert_original_checkpoint import convert_state_dict
-from shift_ser.synthetic_corpus import make_synthetic_corpus
-from shift_ser.training import CrossValidation
+from shift_ser.corpora.synthetic import make_synthetic_corpus
+from shift_ser.hub.convert_original_checkpoint import convert_state_dict
+from shift_ser.hub.model_card import write_fold_cards
+from shift_ser.training.arguments import parse_arguments
+from shift_ser.training.cross_validation import CrossValidation
 
 logging.disable_progress_bar()
 
@@ -82,7 +83,9 @@ def cross_validate(encoder, small_corpus, tmp_path_factory):
 def finished(cross_validate, tmp_path_factory):
     """A whole run over five folds; read only."""
     run = cross_validate(tmp_path_factory.mktemp("run") / "out", figures=True)
-    return run, run.run()
+    results = run.run()
+    write_fold_cards(run.output_dir, results)
+    return run, results
 
 
 def tiny_encoder_config(model_type: str = "hubert", **options) -> PreTrainedConfig:

@@ -1,0 +1,1 @@
+"""Corpora: from a folder on disk to one `datasets.Dataset`."""

@@ -1,0 +1,145 @@
+"""What the recordings of a corpus hold: a hash and a length each; those that cannot be used are refused by name."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets.features.features import register_feature
+
+from ..model.speech_input import SAMPLING_RATE, read_audio
+
+
+@dataclass
+class SpeechAudio:
+    """Column of a `datasets.Dataset` that stores the path of a recording and reads it when a row is looked at.
+
+    It decodes with `read_audio` (no torchcodec) to
+    `{"path": str, "array": float32 (samples,), "sampling_rate": int}`. Only the path is ever written to disk or
+    uploaded, never the audio: corpora such as IEMOCAP may not be passed on.
+
+    `Dataset.load_from_disk` needs this module to be imported first, which registers the type.
+
+    Args:
+        sampling_rate: Rate of the decoded array in Hz.
+        decode: Whether to read the audio; otherwise a row shows the path.
+
+    Example:
+        >>> from datasets import Dataset, Features
+        >>> dataset = Dataset.from_dict({"audio": ["a.wav"]}, features=Features({"audio": SpeechAudio(decode=False)}))
+        >>> dataset[0]
+        {'audio': 'a.wav'}
+    """
+
+    sampling_rate: int = SAMPLING_RATE
+    decode: bool = True
+    id: str | None = field(default=None, repr=False)
+    dtype: ClassVar[str] = "dict"
+    pa_type: ClassVar[Any] = pa.string()
+    _type: str = field(default="SpeechAudio", init=False, repr=False)
+
+    def __call__(self) -> pa.DataType:
+        """Arrow type of the column."""
+        return self.pa_type
+
+    def encode_example(self, value: str | os.PathLike | dict[str, Any]) -> str:
+        """Keep the path of a path, or of a decoded row."""
+        path = value.get("path") if isinstance(value, dict) else value
+        if not isinstance(path, (str, Path)):
+            raise ValueError(f'audio must be a path, or a dict with a "path", got {value!r}')
+        return str(path)
+
+    def decode_example(self, value: str | dict[str, Any], token_per_repo_id: Any = None) -> dict[str, Any]:
+        """Read the audio of a path; what is decoded already is returned as it is."""
+        if isinstance(value, dict):
+            return value
+        array = read_audio(value, sampling_rate=self.sampling_rate)
+        return {"path": value, "array": array, "sampling_rate": self.sampling_rate}
+
+    def cast_storage(self, storage: pa.Array) -> pa.StringArray:
+        """Cast strings, or decoded rows (structs with a path), to the column's Arrow type."""
+        if pa.types.is_struct(storage.type):
+            storage = storage.field("path")
+        return storage.cast(self.pa_type)
+
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="'register_feature' is experimental")
+    register_feature(SpeechAudio, "SpeechAudio")
+
+
+_SHOWN = 3  # names in a message
+
+
+class Columns(Protocol):
+    """A `datasets.Dataset` or a mapping of columns."""
+
+    def __getitem__(self, column: str, /) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What there is to know of a recording without listening to it.
+
+    Attributes:
+        content_hash: Changes with its samples (as float32) and its sampling rate, not with its name.
+        num_samples: Its length, at its own rate.
+    """
+
+    content_hash: str
+    num_samples: int
+
+
+def scan_recordings(dataset: Columns) -> dict[str, Recording]:
+    """Read every recording once; with several processes (`accelerate`) each reads its share.
+
+    Args:
+        dataset: Columns `utterance` (unique names) and `audio` (`array`, mono samples, and `sampling_rate`).
+
+    Returns:
+        What each utterance holds, in the order of the dataset, the same in all processes.
+
+    Raises:
+        ValueError: If names are not unique, there is none, or a recording cannot be read, is empty, or holds NaN or
+            infinity; the message names it.
+    """
+    names = list(dataset["utterance"])
+    if not 0 < len(names) == len(set(names)):
+        raise ValueError(f"utterance names must be unique, got {len(names)} with {len(set(names))} different ones")
+    state, column = PartialState(), dataset["audio"]
+    found: dict[str, Recording] = {}
+    wrong: list[str] = []
+    for row in range(state.process_index, len(names), state.num_processes):
+        try:
+            found[names[row]] = _read(column[row])
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            wrong.append(f"utterance {names[row]!r}: {error}")
+    shares = gather_object([(found, wrong)])
+    wrong = [message for _, messages in shares for message in messages]
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise ValueError(
+            f"recordings must be readable, hold samples, and be finite, got {'; '.join(wrong[:_SHOWN])}{more}"
+        )
+    everything = {name: recording for share, _ in shares for name, recording in share.items()}
+    return {name: everything[name] for name in names}
+
+
+def _read(audio: Any) -> Recording:
+    """The recording that a row of the audio column shows."""
+    samples = np.ascontiguousarray(audio["array"], dtype="<f4")
+    if samples.size == 0:
+        raise ValueError("it is empty")
+    if not np.isfinite(samples).all():
+        raise ValueError("it holds NaN or infinity")
+    digest = hashlib.sha256(json.dumps([audio["sampling_rate"], samples.shape]).encode())
+    digest.update(samples.data)
+    return Recording(digest.hexdigest(), samples.size)

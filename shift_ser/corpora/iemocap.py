@@ -1,0 +1,317 @@
+"""IEMOCAP as a `datasets.Dataset`, read from the folder of the release.
+
+`python -m shift_ser.corpora.iemocap FOLDER` asks the doctor whether a copy is whole.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, List, Value
+
+from .check import CorpusReport, judge_recordings, listen
+from .corpus import SpeechAudio
+
+logger = logging.getLogger(__name__)
+
+
+# Original label -> the label used: the four of the literature, "excited" counted as happy. All others are skipped.
+LABEL_OF = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
+LABELS = ("angry", "happy", "neutral", "sad")
+SESSIONS = (1, 2, 3, 4, 5)
+
+PUBLISHED_EMOTIONS = {"ang": 1103, "hap": 595, "exc": 1041, "neu": 1708, "sad": 1084}
+PUBLISHED_SESSIONS = {1: 1085, 2: 1023, 3: 1151, 4: 1031, 5: 1241}
+
+SYNTHETIC_MARKER = "synthetic_corpus.json"  # what `make_synthetic_corpus` leaves in the folder
+
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_LABEL_LINE = re.compile(
+    rf"\[{_NUMBER}\s*-\s*{_NUMBER}\]\s+(Ses\d\d[FM]_\w+_[FM]\w+)\s+([a-z]{{3}})\s+\[{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\]"
+)
+_VOTE_LINE = re.compile(r"C-([^:]*):\s*(.*?)\s*(?:\((.*)\))?")
+_LABEL_FORM = "[start - end]<tab>utterance<tab>emotion<tab>[valence, arousal, dominance]"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled utterance.
+
+    Attributes:
+        name: Such as `Ses01F_impro01_M003`.
+        emotion: Original label, three letters.
+        session: 1 to 5.
+        dialog: Such as `Ses01F_impro01`; its letter tells who wears the markers.
+        wav: Where its recording should be.
+        start: Seconds into the dialog.
+        end: Seconds into the dialog.
+        valence: 1 to 5, mean over raters.
+        arousal: 1 to 5, mean over raters.
+        dominance: 1 to 5, mean over raters.
+        raters: Each rater's vote: `rater`, `emotions` (one or more), `comment`.
+    """
+
+    name: str
+    emotion: str
+    session: int
+    dialog: str
+    wav: Path
+    start: float
+    end: float
+    valence: float
+    arousal: float
+    dominance: float
+    raters: list[dict[str, Any]]
+
+    @property
+    def speaker(self) -> str:
+        """Who really speaks: the letter of the name's last part, such as `Ses01M`."""
+        return self.name[:5] + self.name.rpartition("_")[2][0]
+
+
+def find_release(root: str | Path) -> Path:
+    """Find the folder that holds the sessions: the one given, or `IEMOCAP_full_release` in it.
+
+    Raises:
+        FileNotFoundError: If neither is there; tells what was expected and what was found.
+    """
+    root = Path(root).expanduser().absolute()
+    for folder in (root, root / "IEMOCAP_full_release"):
+        if any(label_folder(folder, session).is_dir() for session in SESSIONS):
+            return folder
+    if root.is_dir():
+        names = sorted(path.name for path in root.iterdir())
+        found = f"it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
+    else:
+        found = "it is a file" if root.exists() else "there is no such folder"
+    raise FileNotFoundError(
+        "root must be IEMOCAP's release, with Session1/dialog/EmoEvaluation/*.txt and "
+        f"Session1/sentences/wav/<dialog>/*.wav in it (and so on to Session5); got {root}: {found}"
+    )
+
+
+def is_synthetic(root: Path) -> bool:
+    """Whether the folder holds the synthetic corpus rather than IEMOCAP."""
+    return (root / SYNTHETIC_MARKER).is_file()
+
+
+def label_folder(root: Path, session: int) -> Path:
+    """Folder of a session's label files."""
+    return root / f"Session{session}" / "dialog" / "EmoEvaluation"
+
+
+def label_files(root: Path) -> Iterator[tuple[int, Path]]:
+    """Yield session and label file of each dialog; passes over `._*` files and the raters' folders."""
+    for session in SESSIONS:
+        for path in sorted(label_folder(root, session).glob("Ses*.txt")):
+            yield session, path
+
+
+def read_label_file(path: Path, *, root: Path, session: int) -> tuple[list[Utterance], list[str]]:
+    """Read the utterances of a dialog.
+
+    Returns:
+        The utterances in the file's order, and a message for each label line that does not parse.
+    """
+    utterances: list[Utterance] = []
+    errors: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return [], [f"{path} must be a label file that can be read, got: {error}"]
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if vote := _VOTE_LINE.fullmatch(line):
+            if utterances:
+                utterances[-1].raters.append(_vote(*vote.groups()))
+        elif match := _LABEL_LINE.fullmatch(line):
+            name, emotion = match[3], match[4]
+            start, end, valence, arousal, dominance = (float(match[group]) for group in (1, 2, 5, 6, 7))
+            wav = root / f"Session{session}" / "sentences" / "wav" / path.stem / f"{name}.wav"
+            utterances.append(
+                Utterance(name, emotion, session, path.stem, wav, start, end, valence, arousal, dominance, raters=[])
+            )
+        elif line.startswith("[") or re.search(r"Ses\d\d[FM]_", line):
+            errors.append(f"{path}, line {number}: a label line must read {_LABEL_FORM}, got {line!r}")
+    return utterances, errors
+
+
+def _vote(rater: str, emotions: str, comment: str | None) -> dict[str, Any]:
+    named = [emotion.strip() for emotion in emotions.split(";") if emotion.strip()]
+    return {"rater": rater.strip(), "emotions": named, "comment": comment or ""}
+
+
+FEATURES = Features(
+    {
+        "audio": SpeechAudio(),
+        "label": ClassLabel(names=list(LABELS)),
+        "emotion": Value("string"),
+        "session": Value("int64"),
+        "speaker": Value("string"),
+        "dialog": Value("string"),
+        "utterance": Value("string"),
+        "start": Value("float64"),
+        "end": Value("float64"),
+        "duration": Value("float64"),
+        "valence": Value("float64"),
+        "arousal": Value("float64"),
+        "dominance": Value("float64"),
+        "raters": List({"rater": Value("string"), "emotions": List(Value("string")), "comment": Value("string")}),
+    }
+)
+_SHOWN = 3  # names in a message
+
+
+def load_iemocap(root: str | Path) -> Dataset:
+    """Read the four-class task of the literature: angry, happy (happy or excited), neutral, sad.
+
+    Rows are sorted by session, dialog, and order in the label file. Audio is kept as a path and read when a row is
+    looked at; times are in seconds; `speaker` is who speaks, which is not the letter in the dialog's name. Sessions
+    that are not there are logged and left out.
+
+    Args:
+        root: The release's folder with `Session1` ... `Session5` in it, or its parent with `IEMOCAP_full_release`.
+
+    Returns:
+        Dataset with the columns of `FEATURES`; its `info.description` tells IEMOCAP from the synthetic corpus.
+
+    Raises:
+        FileNotFoundError: If the folder is another one, or the recording of an utterance is missing.
+        ValueError: If a label line does not parse, or no utterance has one of the labels.
+    """
+    root = find_release(root)
+    utterances: list[Utterance] = []
+    errors: list[str] = []
+    for session, path in label_files(root):
+        found, bad_lines = read_label_file(path, root=root, session=session)
+        utterances += [utterance for utterance in found if utterance.emotion in LABEL_OF]
+        errors += bad_lines
+    if errors:
+        more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        raise ValueError("\n".join(errors[:_SHOWN]) + more)
+    if not utterances:
+        raise ValueError(f"{root} must hold utterances labelled {', '.join(LABEL_OF)}, got none")
+    _require_recordings(utterances)
+    absent = sorted(set(SESSIONS) - {utterance.session for utterance in utterances})
+    if absent:
+        logger.warning("%s has no utterances of session %s", root, ", ".join(map(str, absent)))
+    rows = [_row(utterance) for utterance in utterances]
+    columns = {name: [row[name] for row in rows] for name in FEATURES}
+    return Dataset.from_dict(columns, info=DatasetInfo(description=_describe(root), features=FEATURES))
+
+
+def _require_recordings(utterances: list[Utterance]) -> None:
+    missing = [str(utterance.wav) for utterance in utterances if not utterance.wav.is_file()]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(utterances)} recordings are missing: {shown}; "
+            "check_iemocap(root) lists what else is wrong"
+        )
+
+
+def _row(utterance: Utterance) -> dict[str, Any]:
+    return {
+        "audio": str(utterance.wav),
+        "label": LABELS.index(LABEL_OF[utterance.emotion]),
+        "emotion": utterance.emotion,
+        "session": utterance.session,
+        "speaker": utterance.speaker,
+        "dialog": utterance.dialog,
+        "utterance": utterance.name,
+        "start": utterance.start,
+        "end": utterance.end,
+        "duration": round(utterance.end - utterance.start, 4),
+        "valence": utterance.valence,
+        "arousal": utterance.arousal,
+        "dominance": utterance.dominance,
+        "raters": utterance.raters,
+    }
+
+
+def _describe(root: Path) -> str:
+    if is_synthetic(root):
+        logger.warning("%s is the synthetic corpus, spoken by espeak-ng, not IEMOCAP", root)
+        return "Synthetic corpus in IEMOCAP's layout, spoken by espeak-ng voices, not by people."
+    return "IEMOCAP: angry, happy (happy or excited), neutral, sad."
+
+
+def check_iemocap(root: str | Path) -> CorpusReport:
+    """Look a copy of IEMOCAP over, every recording included; takes some seconds.
+
+    A problem is what `load_iemocap` or `read_audio` refuses, a recording too short for one frame, or a missing session
+    (the published protocol has five folds). What is treated on the way (another rate, more channels), and
+    counts that differ from the published ones, are notes: a part of the corpus, or another one in its layout, is fine.
+
+    Args:
+        root: The release's folder, or its parent.
+
+    Returns:
+        The report; `print` it.
+
+    Raises:
+        FileNotFoundError: If the folder is another one. Nothing else in it raises.
+    """
+    root = find_release(root)
+    report = CorpusReport(
+        "synthetic corpus (espeak-ng voices, not IEMOCAP)" if is_synthetic(root) else "IEMOCAP",
+        root,
+        unit="session",
+        published_units=PUBLISHED_SESSIONS,
+        published_labels=PUBLISHED_EMOTIONS,
+        counts={session: Counter() for session in SESSIONS},
+    )
+    used: list[Utterance] = []
+    for session, path in label_files(root):
+        utterances, errors = read_label_file(path, root=root, session=session)
+        report.problems += errors
+        used += [utterance for utterance in utterances if utterance.emotion in LABEL_OF]
+        report.skipped.update(utterance.emotion for utterance in utterances if utterance.emotion not in LABEL_OF)
+    for utterance in used:
+        report.counts[utterance.session][utterance.emotion] += 1
+    report.passed_over = _count_passed_over(root)
+    report.audio = listen({utterance.name: utterance.wav for utterance in used})
+    _judge(report)
+    return report
+
+
+def _count_passed_over(root: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for session in SESSIONS:
+        counts["'._' files"] += sum(1 for _ in (root / f"Session{session}").rglob("._*"))
+        for path in label_folder(root, session).glob("*/"):
+            counts["rater folders"] += path.is_dir()
+    return counts
+
+
+def _judge(report: CorpusReport) -> None:
+    """Turn what was counted into problems and notes."""
+    absent = [session for session in SESSIONS if not report.counts[session]]
+    if absent:
+        report.problems.append(f"no utterances of session {', '.join(map(str, absent))}: five folds need all five")
+    judge_recordings(report)
+    sessions = {session: found.total() for session, found in report.counts.items()}
+    if dict(report.labels) != PUBLISHED_EMOTIONS or sessions != PUBLISHED_SESSIONS:
+        report.notes.append("the counts are not those of the published task (see the table)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the doctor's report; the exit code is 1 if something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m shift_ser.corpora.iemocap", description="Check a copy of IEMOCAP.")
+    parser.add_argument("root", help="the release's folder")
+    args = parser.parse_args(argv)
+    try:
+        report = check_iemocap(args.root)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    print(report)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

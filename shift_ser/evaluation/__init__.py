@@ -1,0 +1,1 @@
+"""Evaluation: functions of one table of predictions."""

@@ -1,0 +1,272 @@
+"""Scores of a run over its folds and seeds: means, spreads, the optimism gap, and the table of all folds."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+from .calibration import NUM_BINS, apply_temperature, arrays, calibration_error, reliability_table, risk_coverage
+from .metrics import SCORES
+from .run_folder import save_figure
+
+COLUMNS = ("last", "selected", "oracle", "refit")
+_HEADLINES = {
+    "last": "of the last epoch",
+    "selected": "of the epoch that the selection set chose",
+    "refit": "trained anew with the selection set, up to the epoch that it chose",
+}
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Which column of a fold's result is its score: `refit`, else `selected`, else `last`; the oracle never is."""
+    return next(name for name in ("refit", "selected", "last") if result["columns"].get(name))
+
+
+def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[str, Any]:
+    """Mean and spread over the folds that are done: every one counts the same, however many utterances it has.
+
+    Args:
+        results: One dict for each fold and seed, with `fold`, `seed`, and `columns` from a column's name to its
+            `{"wa": ..., "ua": ..., "f1": ...}`, or to `None` (see `training`).
+        num_folds: How many results the whole run has: folds times seeds.
+
+    Returns:
+        `folds` (how many are done) and `num_folds`; for each column and for `test`, the headline, `None` or for each
+        score `mean` and `std`, the sample deviation over folds of the mean over seeds (`None` for a single fold). With
+        several seeds also `std_seeds`, the deviation over seeds of the mean over folds (`None` while a fold of a seed
+        is missing), and `seeds`, the headline's mean over folds for each seed. `optimism`: for each score by how much
+        the mean of the oracle exceeds that of the headline.
+
+    Raises:
+        ValueError: If there is no result.
+
+    Example:
+        >>> columns = [{"last": {"wa": wa, "ua": wa, "f1": wa}} for wa in (0.5, 0.75)]
+        >>> results = [{"fold": i, "seed": 0, "columns": column} for i, column in enumerate(columns)]
+        >>> summarise(results, num_folds=5)["test"]["wa"]
+        {'mean': 0.625, 'std': 0.1767766952966369}
+    """
+    if not results:
+        raise ValueError("results must hold at least one fold, got none")
+    summary: dict[str, Any] = {"folds": len(results), "num_folds": num_folds}
+    for column in COLUMNS:
+        whole = all(result["columns"].get(column) for result in results)
+        summary[column] = {name: _spread(results, column, name) for name in SCORES} if whole else None
+    kind = headline(results[0])
+    summary["test"] = summary[kind]
+    if oracle := summary["oracle"]:
+        summary["optimism"] = {name: oracle[name]["mean"] - summary[kind][name]["mean"] for name in SCORES}
+    seeds = {result["seed"] for result in results}
+    if len(seeds) > 1:
+        by_seed = {name: _means(results, kind, name, by="seed") for name in SCORES}
+        summary["seeds"] = {str(seed): {name: by_seed[name][seed] for name in SCORES} for seed in sorted(seeds)}
+    return summary
+
+
+def _means(results: Iterable[Mapping[str, Any]], column: str, name: str, *, by: str) -> dict[int, float]:
+    """The mean of a score for each fold, or for each seed."""
+    values: dict[int, list[float]] = {}
+    for result in results:
+        values.setdefault(result[by], []).append(result["columns"][column][name])
+    return {key: fmean(values[key]) for key in sorted(values)}
+
+
+def _spread(results: Sequence[Mapping[str, Any]], column: str, name: str) -> dict[str, float | None]:
+    folds = list(_means(results, column, name, by="fold").values())
+    seeds = list(_means(results, column, name, by="seed").values())
+    spread = {"mean": fmean(folds), "std": stdev(folds) if len(folds) > 1 else None}
+    if len(seeds) > 1:
+        spread["std_seeds"] = stdev(seeds) if len(results) == len(folds) * len(seeds) else None
+    return spread
+
+
+def fold_table(
+    results: Sequence[Mapping[str, Any]], *, num_folds: int, missing: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Scores of each fold, averaged over its seeds, and their mean, as a Markdown table that reads well on a terminal.
+
+    Args:
+        results: As in `summarise`, with `test_group`, `num_test`, `selected_epoch` and `last_epoch`.
+        num_folds: How many results the whole run has: folds times seeds.
+        missing: `fold`, `seed` and `reason` of those that are not there.
+
+    Returns:
+        The table and the notes below it, without a line feed at the end; scores in percent.
+    """
+    summary = summarise(results, num_folds=num_folds)
+    kind = headline(results[0])
+    rows = [["fold", "test", "n", "epoch", "WA", "UA", "F1", "last WA/UA", "oracle WA/UA"]]
+    for fold in sorted({result["fold"] for result in results}):
+        seeds = [result for result in results if result["fold"] == fold]
+        epochs = [str(result["last_epoch" if kind == "last" else "selected_epoch"]) for result in seeds]
+        row = [str(fold), seeds[0]["test_group"], str(seeds[0]["num_test"]), ", ".join(epochs)]
+        rows.append([*row, *_cells(summarise(seeds, num_folds=num_folds))])
+    mean = ["mean", ""] if len(results) == num_folds else ["mean of", f"{len(results)} of {num_folds} folds"]
+    rows.append([*mean, "", "", *_cells(summary)])
+
+    widths = [max(2, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
+    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    planned = {result["seed"] for result in [*results, *missing]}
+    told = [f"- Missing: {name_of(result, seeds=planned)}: {result['reason']}" for result in missing]
+    return "\n".join([table, "", *_notes(summary, kind), *told])
+
+
+def _cells(summary: Mapping[str, Any]) -> list[str]:
+    """The headline with its deviation over folds; last and oracle without."""
+    pairs = [
+        "/".join(f"{100 * summary[kind][name]['mean']:.2f}" for name in ("wa", "ua")) for kind in ("last", "oracle")
+    ]
+    return [_percent(summary["test"][name]) for name in SCORES] + pairs
+
+
+def _percent(spread: Mapping[str, float | None]) -> str:
+    parts = [spread["mean"], spread["std"]]
+    return " ± ".join(f"{100 * part:.2f}" for part in parts if part is not None)
+
+
+def _notes(summary: Mapping[str, Any], kind: str) -> list[str]:
+    """What the numbers are, as lines of a list."""
+    gap = ", ".join(f"{name.upper()} {100 * summary['optimism'][name]:+.2f}" for name in SCORES)
+    notes = [
+        f"- WA, UA, F1: {_HEADLINES[kind]}; percent, ± over folds.",
+        f"- Optimism gap, oracle (best epoch on the test set; not a result) minus these: {gap}.",
+    ]
+    if "seeds" in summary:
+        spread = {name: summary["test"][name]["std_seeds"] for name in SCORES}
+        over = ", ".join(f"{name.upper()} {100 * std:.2f}" for name, std in spread.items() if std is not None)
+        notes.append(
+            f"- Mean over seeds {', '.join(summary['seeds'])}; deviation over seeds: {over or 'some missing'}."
+        )
+    return notes
+
+
+def doubt(results: Mapping[str, Any]) -> str:
+    """Intervals and calibration of a run as lines of a Markdown list.
+
+    Args:
+        results: What `results.json` holds: `uncertainty` and `calibration`.
+    """
+    said, calibration = results["uncertainty"], results["calibration"]
+    lines = []
+    for unit in ("speaker", "utterance"):
+        intervals = [
+            f"{name.upper()} {100 * said[name][f'{unit}s'][0]:.1f} to {100 * said[name][f'{unit}s'][1]:.1f}"
+            for name in SCORES
+            if said[name][f"{unit}s"]
+        ]
+        if intervals:
+            told = f"{said[f'num_{unit}s']} {unit}s drawn anew, all folds pooled"
+            lines.append(f"- {said['level']:.0%} interval, {told}: {', '.join(intervals)}.")
+    error = f"- Calibration error {100 * calibration['ece_before']:.1f}"
+    if calibration["ece_after"] is not None:
+        error += f", with the temperature of the selection set {100 * calibration['ece_after']:.1f}"
+    answered = ", ".join(f"{100 * value:.1f} of {share}" for share, value in calibration["accuracy_at"].items())
+    return "\n".join([*lines, f"{error}; right among the most confident: {answered}."])
+
+
+def name_of(result: Mapping[str, Any], *, seeds: Collection[int]) -> str:
+    """What a result is called among those of a run with these seeds.
+
+    Example:
+        >>> name_of({"fold": 1, "seed": 7}, seeds=[7]), name_of({"fold": 1, "seed": 7}, seeds=[0, 7])
+        ('fold 1', 'fold 1 of seed 7')
+    """
+    return f"fold {result['fold']}" + (f" of seed {result['seed']}" if len(seeds) > 1 else "")
+
+
+def plot_confusion(
+    path: str | Path,
+    *,
+    references: Sequence[str],
+    predictions: Sequence[str],
+    label_names: Sequence[str],
+    title: str,
+) -> None:
+    """Draw the confusion matrix as PNG: each row in percent of its true label, with the counts.
+
+    Args:
+        path: File to write.
+        references: True label of each utterance, by name.
+        predictions: Predicted label of each utterance, by name.
+        label_names: The labels, in the order of rows and columns.
+        title: Headline of the figure.
+    """
+    counts = confusion_matrix(references, predictions, labels=list(label_names))
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # an absent label is a row of zeros
+    size = 2.2 + 0.95 * len(label_names)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), share in np.ndenumerate(shares):
+        color = "white" if share > 55 else "black"
+        axes.text(column, row - 0.06, f"{share:.1f}%", ha="center", va="center", color=color, fontsize=12)
+        axes.text(column, row + 0.18, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=9)
+    totals = counts.sum(axis=1)
+    axes.set_xticks(range(len(totals)), label_names)
+    axes.set_yticks(range(len(totals)), [f"{name}\n(n={n})" for name, n in zip(label_names, totals, strict=True)])
+    axes.set(xlabel="Predicted", ylabel="True", title=title)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="Share of the true label (%)")
+    save_figure(path, figure)
+
+
+def plot_reliability(
+    path: str | Path,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    temperature: float | Sequence[float] | None = None,
+) -> None:
+    """Draw accuracy against confidence as PNG, before and after the temperature, over how many utterances are where.
+
+    Args:
+        path: File to write.
+        rows: As in `describe`.
+        title: Headline of the figure.
+        temperature: As in `describe`; `None` draws one curve.
+    """
+    probabilities, references = arrays(rows)
+    curves = {"as trained": (probabilities, "#4c72b0")}
+    if temperature is not None:
+        curves["with temperature"] = (apply_temperature(probabilities, temperature), "#dd8452")
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    axes.plot([0, 1], [0, 1], color="gray", linestyle=":", label="calibrated")
+    for name, (shares, color) in curves.items():
+        table = [entry for entry in reliability_table(shares, references=references) if entry["count"]]
+        error = calibration_error(shares, references=references)
+        points = [[entry[key] for entry in table] for key in ("confidence", "accuracy")]
+        axes.plot(*points, marker="o", color=color, label=f"{name}, ECE {error:.1%}")
+        edges = np.linspace(0, 1, NUM_BINS + 1)
+        below.hist(shares.max(axis=1), bins=edges, histtype="step", color=color, linewidth=1.5)
+    axes.set(ylabel="Accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left", frameon=False)
+    below.set(xlabel="Confidence (top probability)", ylabel="Utterances")
+    save_figure(path, figure)
+
+
+def plot_risk_coverage(path: str | Path, *, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw the share of errors against the share of utterances answered, most confident first, as PNG.
+
+    Args:
+        path: File to write.
+        rows: As in `describe`.
+        title: Headline of the figure.
+    """
+    probabilities, references = arrays(rows)
+    coverage, risk = risk_coverage(probabilities, references=references)
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(100 * coverage, 100 * risk, color="#4c72b0", label=f"AURC {risk.mean():.3f}")
+    axes.axhline(100 * risk[-1], color="gray", linestyle=":", label=f"all utterances: {risk[-1]:.1%}")
+    axes.set(xlabel="Utterances answered (%)", ylabel="Errors among them (%)", title=title, xlim=(0, 100))
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    save_figure(path, figure)

@@ -1,0 +1,1 @@
+"""The Hub: pushing, model cards, export, and checkpoints of the authors."""

@@ -1,0 +1,167 @@
+"""The authors' checkpoints in our names: `python -m shift_ser.hub.convert_original_checkpoint --help`.
+
+The authors' `Pretrain_Model` holds the head under `model.` and a torchaudio encoder under `pretrain.`; a bare head has
+no prefix. Facts on names and label order: github.com/ECNU-Cross-Innovation-Lab/ShiftSER.
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
+from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from ..model.modeling_shift_ser import ShiftForSequenceClassification
+
+logger = logging.getLogger(__name__)
+
+ORIGINAL_LABELS = ("happy", "angry", "sad", "neutral")
+_HEAD = "shift_ser.head."
+_LSTM = r"^rnn\.(?:net\.)?((?:weight|bias)_[ih]h_)l(\d+)"
+# (pattern, replacement), the first that matches is taken.
+HEAD_NAMES = (
+    (r"^head\.", "classifier."),
+    (r"^specaugment\.masked_spec_embed$", "shift_ser.masked_spec_embed"),
+    (r"^norm\.", _HEAD + "norm."),
+    (r"^conv_block\.(\d+)\.(?:net\.)?sequential\.0\.", _HEAD + r"blocks.\1.depthwise."),
+    (r"^conv_block\.(\d+)\.(?:net\.)?sequential\.2\.", _HEAD + r"blocks.\1.norm."),
+    (r"^conv_block\.(\d+)\.(?:net\.)?sequential\.4\.", _HEAD + r"blocks.\1.expand."),
+    (r"^conv_block\.(\d+)\.(?:net\.)?sequential\.6\.", _HEAD + r"blocks.\1.contract."),
+    (_LSTM + r"_reverse$", _HEAD + r"blocks.\2.backward_lstm.\1l0"),
+    (_LSTM + r"$", _HEAD + r"blocks.\2.forward_lstm.\1l0"),
+    (r"^transformer\.(\d+)\.(?:net\.)?token_mixer\.", _HEAD + r"blocks.\1.attention."),
+    (r"^transformer\.(\d+)\.(?:net\.)?norm1\.", _HEAD + r"blocks.\1.attention_norm."),
+    (r"^transformer\.(\d+)\.(?:net\.)?norm2\.", _HEAD + r"blocks.\1.mlp_norm."),
+    (r"^transformer\.(\d+)\.(?:net\.)?mlp\.fc1\.", _HEAD + r"blocks.\1.expand."),
+    (r"^transformer\.(\d+)\.(?:net\.)?mlp\.fc2\.", _HEAD + r"blocks.\1.contract."),
+)
+ENCODER_NAMES = (
+    (r"^feature_extractor\.", "shift_ser.encoder.feature_extractor."),
+    (r"^encoder\.feature_projection\.", "shift_ser.encoder.feature_projection."),
+    (r"^encoder\.transformer\.pos_conv_embed\.conv\.weight_g$", "{conv}parametrizations.weight.original0"),
+    (r"^encoder\.transformer\.pos_conv_embed\.conv\.weight_v$", "{conv}parametrizations.weight.original1"),
+    (r"^encoder\.transformer\.", "shift_ser.encoder.encoder."),
+)
+
+
+def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The authors' parameters under our names.
+
+    Args:
+        state_dict: Parameters of a head as the authors name them, bare or under `model.` (also under a further
+            `module.` of data-parallel training), and of a torchaudio encoder under `pretrain.`, if there is one.
+
+    Returns:
+        Parameters of `ShiftForSequenceClassification`; those of the encoder only if `state_dict` has them.
+
+    Raises:
+        ValueError: If a name is not one of the authors'; the message shows it.
+
+    Example:
+        >>> weight = torch.zeros(96, 24, 1)
+        >>> converted = convert_state_dict({"model.conv_block.0.sequential.4.weight": weight})
+        >>> {name: tuple(tensor.shape) for name, tensor in converted.items()}
+        {'shift_ser.head.blocks.0.expand.weight': (96, 24)}
+    """
+    converted = {}
+    for name, tensor in state_dict.items():
+        ours = _convert_name(name)
+        if re.search(r"\.(expand|contract)\.weight$", ours) and tensor.dim() == 3:
+            tensor = tensor.squeeze(-1)  # a convolution of width 1 is our linear layer
+        converted[ours] = tensor
+    return converted
+
+
+def _convert_name(name: str) -> str:
+    bare = name.removeprefix("module.")
+    table, bare = (
+        (ENCODER_NAMES, bare[9:]) if bare.startswith("pretrain.") else (HEAD_NAMES, bare.removeprefix("model."))
+    )
+    for pattern, replacement in table:
+        if re.match(pattern, bare):
+            conv = "shift_ser.encoder.encoder.pos_conv_embed.conv."
+            return re.sub(pattern, replacement.replace("{conv}", conv), bare)
+    raise ValueError(f"state_dict must hold parameters of the authors' models only, got {name!r}")
+
+
+def convert_checkpoint(
+    checkpoint: str | Path,
+    *,
+    output_dir: str | Path,
+    variant: str,
+    encoder: str | None = None,
+    encoder_type: str = "hubert",
+    labels: Sequence[str] = ORIGINAL_LABELS,
+) -> ShiftForSequenceClassification:
+    """Turn a checkpoint file of the authors into a folder that `from_pretrained` loads.
+
+    Args:
+        checkpoint: `.safetensors`, or a `torch.save` file of tensors (read with `weights_only=True`).
+        output_dir: Where the model and its feature extractor are saved.
+        variant: Which published model it is, a name of `ShiftConfig.from_variant`.
+        encoder: Hub name or folder of the pretrained encoder; needed if the file holds a head alone.
+        encoder_type: Architecture of the encoder inside the file (`hubert` or `wav2vec2`, base size), if there is one.
+        labels: Class names by index; the authors' order by default.
+
+    Raises:
+        ValueError: If the file holds no encoder and none is named, or its parameters do not fit the variant.
+    """
+    path = Path(checkpoint)
+    original = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    state_dict = convert_state_dict(original)
+    options = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "max_position_embeddings": _table_reach(state_dict),
+    }
+    has_encoder = any(name.startswith("shift_ser.encoder.") for name in state_dict)
+    if encoder is not None:
+        model = ShiftForSequenceClassification.from_encoder_pretrained(encoder, variant=variant, **options)
+    elif has_encoder:
+        config = ShiftConfig.from_variant(variant, encoder_config=AutoConfig.for_model(encoder_type), **options)
+        model = ShiftForSequenceClassification(config)
+    else:
+        raise ValueError(f"encoder must be named, since {str(path)!r} holds a head alone; got None")
+    try:
+        missing, unexpected = model.load_state_dict(state_dict, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the file must fit variant {variant!r} and the encoder's width: {error}") from error
+    allowed = ("shift_ser.encoder.masked_spec_embed",) if has_encoder else ("shift_ser.encoder.",)
+    missing = [name for name in missing if not name.startswith(allowed)]
+    if missing or unexpected:
+        raise ValueError(f"the file must fit variant {variant!r}; missing {missing[:3]}, unexpected {unexpected[:3]}")
+    model.save_pretrained(output_dir)
+    ShiftFeatureExtractor(do_normalize=False).save_pretrained(output_dir)
+    return model
+
+
+def _table_reach(state_dict: Mapping[str, torch.Tensor]) -> int:
+    """Frames the distance table reaches (it has twice as many rows less one), or the published 374 without a table."""
+    rows = [len(tensor) for name, tensor in state_dict.items() if name.endswith("distance_embedding.weight")]
+    return (rows[0] + 1) // 2 if rows else 374
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of :func:`convert_checkpoint`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shift_ser.hub.convert_original_checkpoint",
+        description="Convert a checkpoint file of the authors into a folder that from_pretrained loads.",
+    )
+    parser.add_argument("checkpoint", help=".safetensors or torch.save file")
+    parser.add_argument("output_dir", help="folder to write")
+    parser.add_argument("--variant", required=True, choices=sorted(VARIANTS))
+    parser.add_argument("--encoder", help="Hub name or folder of the encoder, if the file holds a head alone")
+    parser.add_argument("--encoder_type", default="hubert", choices=("hubert", "wav2vec2"))
+    parser.add_argument("--labels", nargs="+", default=ORIGINAL_LABELS, help="class names by index")
+    options = vars(parser.parse_args(arguments))
+    convert_checkpoint(options.pop("checkpoint"), **options)
+    print(f"saved {options['output_dir']}")
+
+
+if __name__ == "__main__":
+    main()

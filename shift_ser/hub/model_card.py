@@ -1,0 +1,286 @@
+"""The model card: `README.md` of a saved model, written from a run's results, or before there is a run.
+
+`python -m shift_ser.hub.model_card` writes the cards of the six published shift models, and the demo's from its run.
+"""
+
+import argparse
+import hashlib
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.report import doubt, fold_table, headline, name_of
+from ..evaluation.run_folder import fold_folder, read_json, write_text
+from ..training.arguments import DataArguments, ModelArguments, RunArguments
+from .model_card_text import (
+    CITATION,
+    DATA,
+    EPOCHS,
+    HEADS,
+    INTENDED,
+    LABELS_NOTE,
+    LIMITS,
+    MISUSE,
+    NOT_TRAINED,
+    SCENARIOS,
+    TITLE,
+    USE,
+    protocol_text,
+)
+
+PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
+PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")
+
+
+def run_card(
+    results: Mapping[str, Any],
+    *,
+    model: str,
+    of: Mapping[str, Any] | None = None,
+    why: str = "",
+    figure: str | None = "confusion.png",
+) -> str:
+    """The card of a run, or of the model of one of its folds.
+
+    Args:
+        results: What `CrossValidation.run` returned and `results.json` holds.
+        model: Hub name or folder that the examples load.
+        of: The entry in `folds` whose weights lie beside the card; `None` for the whole run.
+        why: Why it is this one, a clause that ends the sentence "These weights are those of fold 1".
+        figure: Path of the confusion matrix, as seen from the card; `None` leaves it out.
+
+    Returns:
+        Markdown with the YAML block that the Hub reads. The block has the headline's scores only, never the oracle's,
+        and only if every fold of the run is done.
+    """
+    settings, corpus = results["settings"], corpus_name(results["corpus"])
+    data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results))
+    sections = [
+        *_opening(settings, corpus=corpus),
+        _weights(results, of=of, why=why),
+        USE.format(model=model),
+        f"## Results\n\n{_scores(results)}",
+        f"![Confusion matrix of all folds pooled]({figure})" if figure else "",
+        f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
+        f"## Training\n\n```bash\n{training_command(settings, corpus=corpus)}\n```\n\n{_versions(results)}",
+        *_closing(corpus),
+    ]
+    return _card(data, sections)
+
+
+def untrained_card(variant: str, scenario: str) -> str:
+    """The card of a published model that nobody has trained with this package: no score, the command that trains it.
+
+    Args:
+        variant: `shiftcnn`, `shiftlstm`, `shiftformer`, or one of the models they are compared with.
+        scenario: `feature_extraction` or `fine_tuning`.
+    """
+    settings = {"variant": variant, "scenario": scenario, "encoder": PUBLISHED_ENCODERS[scenario]}
+    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "selection", "refit")}
+    settings["selection_metric"] = RunArguments.selection_metric
+    sections = [
+        *_opening(settings, corpus="iemocap"),
+        NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus="iemocap")),
+        USE.format(model=f"runs/{variant}_{scenario}/fold1"),
+        f"## Protocol\n\n{protocol_text(settings)}",
+        *_closing("iemocap"),
+    ]
+    return _card(_metadata(settings, corpus="iemocap", eval_results=None), sections)
+
+
+def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
+    """Write `README.md` beside the model of each finished fold of a run."""
+    for result in results["folds"]:
+        folder = Path(output_dir, fold_folder(result, seeds=results["settings"]["seeds"]))
+        model = folder.relative_to(Path(output_dir).parent)
+        write_text(folder / "README.md", run_card(results, model=str(model), of=result, figure=None))
+
+
+def corpus_name(description: str) -> str:
+    """`synthetic` or `iemocap`, from what a corpus says of itself."""
+    return "synthetic" if description.startswith("Synthetic") else "iemocap"
+
+
+def repository_name(settings: Mapping[str, Any], *, corpus: str) -> str:
+    """Name of a model after its head, its encoder and its corpus.
+
+    Example:
+        >>> repository_name({"variant": "shiftformer", "encoder": "facebook/hubert-base-ls960"}, corpus="iemocap")
+        'shiftformer-hubert-iemocap'
+    """
+    family = re.sub(r"[^A-Za-z0-9_]", "-", Path(settings["encoder"]).name).strip("-").split("-")[0]
+    return f"{settings['variant']}-{family}-{corpus}"
+
+
+def hub_name(encoder: str) -> str | None:
+    """The encoder's name if it is one of the Hub, `None` if it is a folder here."""
+    return encoder if re.fullmatch(r"[\w.-]+/[\w.-]+", encoder) and not Path(encoder).exists() else None
+
+
+def training_command(settings: Mapping[str, Any], *, corpus: str) -> str:
+    """The command that makes a run with these settings: every flag that is not at its default.
+
+    Args:
+        settings: The `settings` of a run.
+        corpus: `iemocap` or `synthetic`; tells where the corpus is assumed to lie.
+    """
+    kinds = (ModelArguments, DataArguments, RunArguments)
+    defaults = {item.name: getattr(item.default, "value", item.default) for kind in kinds for item in fields(kind)}
+    folder = "corpora/demo" if corpus == "synthetic" else "IEMOCAP_full_release"
+    words = ["--corpus", folder, "--encoder", public_encoder(settings["encoder"])]
+    for name, value in settings.items():
+        if name in defaults and name != "encoder" and value is not None and value != defaults[name]:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
+    flags = re.sub(r" (?=--)", " \\\n    ", shlex.join(words))
+    return f"python examples/run_ser.py \\\n    {flags}"
+
+
+def public_encoder(encoder: str) -> str:
+    """The encoder as others may read it: of a folder elsewhere on this machine only its own name."""
+    return Path(encoder).name if Path(encoder).is_absolute() else encoder
+
+
+def _metadata(settings: Mapping[str, Any], *, corpus: str, eval_results: list[EvalResult] | None) -> ModelCardData:
+    """What the Hub indexes."""
+    synthetic = corpus == "synthetic"
+    licence: dict[str, Any] = {"license": "apache-2.0"}
+    if not synthetic:
+        link = "https://sail.usc.edu/iemocap/iemocap_release.htm"
+        licence = {"license": "other", "license_name": "iemocap-release-terms", "license_link": link}
+    tags = ["audio", "speech", "speech-emotion-recognition", "temporal-shift", settings["variant"]]
+    return ModelCardData(
+        language="en",
+        **licence,
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        tags=[*tags, "synthetic"] if synthetic else tags,
+        datasets=None if synthetic else ["iemocap"],
+        metrics=["accuracy", "recall", "f1"],
+        base_model=hub_name(settings["encoder"]),
+        model_name=repository_name(settings, corpus=corpus) if eval_results else None,
+        eval_results=eval_results,
+    )
+
+
+def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
+    """The headline for the model index, with its protocol; `None` while folds are missing."""
+    summary, settings = results["summary"], results["settings"]
+    if summary["folds"] < summary["num_folds"]:
+        return None
+    synthetic = corpus_name(results["corpus"]) == "synthetic"
+    protocol, folds, kind = settings["protocol"], len(settings["plans"]), headline(results["folds"][0])
+    shared: dict[str, Any] = {
+        "task_type": "audio-classification",
+        "task_name": "Speech emotion recognition",
+        "dataset_type": "synthetic" if synthetic else "iemocap",
+        "dataset_name": "Synthetic speech of espeak-ng voices" if synthetic else "IEMOCAP, four classes",
+        "dataset_config": f"leave one {settings['fold_unit']} out, protocol {protocol}",
+        "dataset_split": "test",
+        "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)},
+    }
+    macro = {"average": "macro"}
+    named = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", macro), "f1": ("f1", "macro F1", macro)}
+    spreads = {"std": "std_over_folds", "std_seeds": "std_over_seeds"}
+    return [
+        EvalResult(
+            **shared,
+            metric_type=kind,
+            metric_name=f"{name}, mean of {folds} folds ({protocol})",
+            metric_value=round(score["mean"], 4),
+            metric_args=options | {spreads[spread]: round(score[spread], 4) for spread in spreads if spread in score},
+        )
+        for score, (kind, name, options) in ((summary["test"][key], named[key]) for key in named)
+    ]
+
+
+def split_hash(results: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits over the split hashes of all folds."""
+    plans = results["settings"]["plans"]
+    return hashlib.sha256(" ".join(plans[fold] for fold in sorted(plans, key=int)).encode()).hexdigest()[:16]
+
+
+def _opening(settings: Mapping[str, Any], *, corpus: str) -> list[str]:
+    head, description = HEADS[settings["variant"]]
+    family = repository_name(settings, corpus=corpus).split("-")[1]
+    encoder = public_encoder(settings["encoder"])
+    told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=head, description=description)
+    speech = TITLE[corpus]
+    return [f"# {head} on {family}, {speech}", f"{told}\n\n{LABELS_NOTE[corpus]}"]
+
+
+def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:
+    """Which of the run's models this is."""
+    seeds = results["settings"]["seeds"] or []
+    if of is None:
+        each = "per fold and seed" if len(seeds) > 1 else "per fold"
+        return f"The run leaves one model {each}; none of them is better by right, and the scores are means over all."
+    row = "no row of the table below (means over seeds)" if len(seeds) > 1 else "only that row of the table below"
+    return (
+        f"**These weights are those of {name_of(of, seeds=seeds)}**{why}. They never heard {of['test_group']}, so {row}"
+        " is about this very model; the means are about the method."
+    )
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    summary = results["summary"]
+    table = fold_table(results["folds"], num_folds=summary["num_folds"], missing=results["missing"])
+    notes = ["WA is accuracy, UA the mean of the classes' recalls, F1 the mean of their F1."]
+    if summary["folds"] < summary["num_folds"]:
+        notes.append(f"Only {summary['folds']} of {summary['num_folds']} folds are done: not yet a result.")
+    notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")
+    if corpus_name(results["corpus"]) == "synthetic":
+        notes.append("**The speech is synthetic; these scores say nothing about emotion in people.**")
+    return f"{' '.join(notes)}\n\n{table}\n{doubt(results)}"
+
+
+def _splits(results: Mapping[str, Any]) -> str:
+    """Who trains, selects and tests in each fold, with the hashes by which a split is known."""
+    lines = ["| fold | trains | selects | tests | split hash |", "| ---: | --- | --- | --- | --- |"]
+    for result in {result["fold"]: result for result in results["folds"]}.values():
+        group, plan = result["selection_group"], f"`{result['plan']}`"
+        select = "nothing" if group is None else f"{group} ({result['num_selection']})"
+        train, test = f"the others ({result['num_train']} utterances)", f"{result['test_group']} ({result['num_test']})"
+        lines.append(f"| {result['fold']} | {train} | {select} | {test} | {plan} |")
+    return "\n".join([*lines, "", f"All folds together: `{split_hash(results)}`."])
+
+
+def _versions(results: Mapping[str, Any]) -> str:
+    return "With " + ", ".join(f"{name} {release}" for name, release in results["versions"].items()) + "."
+
+
+def _closing(corpus: str) -> list[str]:
+    texts = (("Data and licence", DATA), ("Intended use", INTENDED), ("Misuse", MISUSE), ("Limits", LIMITS))
+    return [*(f"## {title}\n\n{text[corpus]}" for title, text in texts), CITATION]
+
+
+def _card(data: ModelCardData, sections: list[str]) -> str:
+    body = "\n\n".join(section.strip() for section in sections if section)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the cards of the published models, and the demo's if its run is there."""
+    parser = argparse.ArgumentParser(prog="python -m shift_ser.hub.model_card", description="Write the model cards.")
+    parser.add_argument("--folder", type=Path, default=Path("model_cards"), help="where the cards go")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="the demo's run, if it was made")
+    args = parser.parse_args(argv)
+    for scenario, encoder in PUBLISHED_ENCODERS.items():
+        for variant in PUBLISHED_VARIANTS:
+            name = repository_name({"variant": variant, "encoder": encoder}, corpus="iemocap")
+            write_text(args.folder / f"{name}.md", untrained_card(variant, scenario))
+    if (args.demo / "results.json").exists():
+        figure = "shiftformer-demo-confusion.png"
+        shutil.copyfile(args.demo / "confusion.png", args.folder / figure)
+        card = run_card(read_json(args.demo / "results.json"), model="runs/demo/fold1", figure=figure)
+        write_text(args.folder / "shiftformer-demo.md", card)
+
+
+if __name__ == "__main__":
+    main()

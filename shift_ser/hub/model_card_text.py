@@ -1,0 +1,149 @@
+"""The prose of model cards: what holds for every model, by corpus (`iemocap` or `synthetic`), scenario, protocol."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_SHIFT = "At every step of time a share of the channels is taken from a neighbouring frame"
+HEADS = {
+    "linear": ("Linear head", "the masked mean over frames and a linear layer"),
+    "cnn": ("CNN", "two ConvNeXt blocks over time, without a shift"),
+    "shiftcnn": ("ShiftCNN", f"two ConvNeXt blocks over time, the second with a shifted shortcut. {_SHIFT}"),
+    "lstm": ("LSTM", "one bidirectional LSTM layer, without a shift"),
+    "shiftlstm": ("ShiftLSTM", f"one bidirectional LSTM layer that reads shifted frames. {_SHIFT}"),
+    "transformer": ("Transformer", "two transformer blocks with relative positions, without a shift"),
+    "shiftformer": ("Shiftformer", f"two transformer blocks in which a shift stands instead of attention. {_SHIFT}"),
+}
+SCENARIOS = {
+    "feature_extraction": "Speech emotion recognition with `{encoder}`, frozen, under a {head} head: {description}.",
+    "fine_tuning": (
+        "Speech emotion recognition with `{encoder}`, fine-tuned but for its convolutions, under a {head} head:"
+        " {description}."
+    ),
+}
+TITLE = {"iemocap": "for speech emotion recognition (IEMOCAP)", "synthetic": "trained on synthetic speech"}
+LABELS_NOTE = {
+    "iemocap": "An English utterance gets one of four labels: angry, happy (happy or excited), neutral, sad.",
+    "synthetic": (
+        "**A demonstration, trained on synthetic speech: espeak-ng voices, no people.** Its four labels are named"
+        " angry, happy, neutral and sad after ways in which rate, pitch and sweep were set; they are not emotions."
+    ),
+}
+NOT_TRAINED = """**Not trained yet: this command trains it.** There are no weights and no scores here until
+someone with a licence for IEMOCAP runs it; the run then writes this card anew.
+
+```bash
+python examples/run_ser.py {recipe} --corpus IEMOCAP_full_release
+```
+
+With `--push_to_hub --hub_model_id NAMESPACE/{name}` the finished run goes to the Hub.
+The examples below load what it leaves here."""
+USE = """## How to use
+
+With the package `shift_ser` installed:
+
+```python
+import shift_ser  # registers the model with the Auto classes
+from transformers import pipeline
+
+read_and_classify = shift_ser.ShiftAudioClassificationPipeline
+classify = pipeline("audio-classification", model="{model}", pipeline_class=read_and_classify)
+print(classify("speech.wav"))  # any rate, any number of channels; arrays and bytes too
+```
+
+Without it, the code that lies beside the weights does the same (files need `soundfile` and `soxr`); read it before you
+trust it:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("audio-classification", model="{model}", trust_remote_code=True)
+print(classify("speech.wav"))
+```
+
+The model takes 16 kHz speech with its mask, which the feature extractor always gives."""
+EPOCHS = {
+    "last": "last",
+    "selected": "selected on a selection set",
+    "refit": "selected on a selection set, then trained anew on train and selection set",
+}
+_SELECTIONS = {
+    "session": "the next session (after the last, the first) selects the epoch",
+    "speaker": "one speaker of the next session selects the epoch",
+    "random": "a random fifth of the other utterances (of speakers that train as well) selects the epoch",
+}
+_REFIT = (
+    " Then a new model is trained on the train and the selection set, with the same schedule, and stopped after the"
+    " selected number of epochs; that model is kept and scored."
+)
+_ORACLE = (
+    "No speaker, dialog or recording of the test set is in another part. It is also scored after every epoch, which"
+    " changes nothing in the training: this gives the scores of the last epoch, and the best over all epochs"
+    " (*oracle*). The latter are chosen on the test set and never the result; how much they exceed it is the *optimism"
+    " gap*."
+)
+_BLIND = (
+    "*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {selection} by its {metric}, and the others"
+    f" train. The result is the test score of the selected epoch.{{refit}} {_ORACLE}"
+)
+_AUTHORS = (
+    "*As the authors of the paper, leave one {unit} out.* In each fold one {unit} tests and all others train; nothing"
+    f" selects, so the result is the test score of the last epoch. {_ORACLE}"
+)
+DATA = {
+    "iemocap": (
+        "The data is [IEMOCAP](https://sail.usc.edu/iemocap/), which its owners (USC SAIL) give to researchers who sign"
+        " their release form. No audio, transcript or label of it ships with this model, and the model is no way around"
+        " that form. The code is Apache-2.0; whether and how weights may be shared and used follows the terms that"
+        " whoever trained them signed, and the encoder's own licence."
+    ),
+    "synthetic": (
+        "The corpus is made by `python -m shift_ser.corpora.synthetic` with espeak-ng; no recording of a person is in"
+        " it, and no audio ships with the model. Code and weights are Apache-2.0."
+    ),
+}
+INTENDED = {
+    "iemocap": (
+        "Research on speech emotion recognition: comparing heads and encoders under one protocol, repeating the paper,"
+        " studying errors, on speech of people who agreed to it."
+    ),
+    "synthetic": "Trying the software: training, saving, loading and evaluation without a download. Nothing else.",
+}
+_ACT = (
+    "The EU AI Act (Regulation (EU) 2024/1689, Article 5(1)(f)) forbids systems that infer emotions of people at work"
+    " and in education, but for medical or safety reasons."
+)
+MISUSE = {
+    "iemocap": (
+        "Do not infer the emotions of people who have not consented to it: not of callers, applicants, pupils, patients"
+        f" or suspects. {_ACT} Other laws apply elsewhere. Do not decide about a person by what this model says: it"
+        " labels how acted speech was perceived, not what someone feels, and no score of it is evidence of intent,"
+        " health or honesty."
+    ),
+    "synthetic": f"Do not use it on people at all: it has learned nothing about them. {_ACT}",
+}
+LIMITS = {
+    "iemocap": (
+        "Ten actors, English, a laboratory, close microphones: expect less on spontaneous, noisy, telephone, accented"
+        " or children's speech and in other languages. Labels are majorities of raters who often disagreed; utterances"
+        " without one, and all other emotions, were left out, so that everything heard gets one of the four labels."
+        " Training hears only the beginning of a long utterance. Scores differ from session to session."
+        " Probabilities were not calibrated; differences between groups of speakers were not measured."
+    ),
+    "synthetic": (
+        "It tells apart ways in which a synthesiser was set, on sentences and voices of one program, with a tiny"
+        " encoder that has heard only that program. Its labels on recordings of people mean nothing."
+    ),
+}
+CITATION = """## Citation
+
+Shen, Liu, Wang, Wang, Zhou: *Temporal Shift Module with Pretrained Representations for Speech Emotion Recognition*,
+Intelligent Computing 3:0073, 2024, [doi 10.34133/icomputing.0073](https://doi.org/10.34133/icomputing.0073)."""
+
+
+def protocol_text(settings: Mapping[str, Any]) -> str:
+    """How a run with these settings (`protocol`, `fold_unit`, `selection`, ...) trains, selects and tests."""
+    unit = settings["fold_unit"]
+    if settings["protocol"] == "authors":
+        return _AUTHORS.format(unit=unit)
+    selection, refit = _SELECTIONS[settings["selection"]], _REFIT if settings["refit"] else ""
+    return _BLIND.format(unit=unit, selection=selection, metric=settings["selection_metric"].upper(), refit=refit)

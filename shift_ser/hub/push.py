@@ -1,0 +1,163 @@
+"""A finished run to the Hub: one model with its code, card, results and figure, in one commit."""
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ..evaluation.run_folder import fold_folder, read_json, write_json, write_text
+from ..training.arguments import RunArguments
+from .model_card import corpus_name, public_encoder, repository_name, run_card
+
+# Of a fold's folder, what stays at home: predictions tell the labels of the corpus, which its licence may not let out.
+PRIVATE = ("predictions.csv", "selection_predictions.csv", "result.json", "README.md", "checkpoints")
+
+
+class PushError(RuntimeError):
+    """An upload that did not end well; the run on disk is whole."""
+
+
+class HubRepository:
+    """The repository that a run will be pushed to; making one asks the Hub who we are, before any training.
+
+    Args:
+        run_args: Whose `hub_model_id`, `hub_token` and `hub_private_repo` are read. Without a token there, it is the
+            one of `HF_TOKEN` or of `hf auth login`.
+        settings: The run's; without `hub_model_id` the repository is named after them, in the user's own namespace.
+        corpus: What the run's corpus says of itself.
+        api: The Hub to talk to; default: that of `HF_ENDPOINT`, else huggingface.co.
+
+    Attributes:
+        repo_id: `namespace/name`.
+
+    Raises:
+        ValueError: If the Hub cannot be asked (offline mode, no token, a token it refuses) or the name is none.
+    """
+
+    def __init__(
+        self, run_args: RunArguments, *, settings: Mapping[str, Any], corpus: str, api: HfApi | None = None
+    ) -> None:
+        self.api = api or HfApi(token=run_args.hub_token)
+        self.private = run_args.hub_private_repo
+        name = run_args.hub_model_id or repository_name(settings, corpus=corpus_name(corpus))
+        validate_repo_id(name)
+        user = self._user()
+        self.repo_id = name if "/" in name else f"{user}/{name}"
+
+    def _user(self) -> str:
+        """Our name on the Hub."""
+        if is_offline_mode():
+            raise ValueError("push_to_hub needs the Hub, but HF_HUB_OFFLINE is set: unset it, or push later")
+        try:
+            return self.api.whoami()["name"]
+        except LocalTokenNotFoundError as error:
+            raise ValueError(
+                "push_to_hub needs a token, got none: set HF_TOKEN, run `hf auth login`, or give --hub_token"
+            ) from error
+        except HfHubHTTPError as error:
+            raise ValueError(f"push_to_hub needs a token that {self.api.endpoint} knows, got {error}") from error
+        except Exception as error:  # the Hub's client lets those of its HTTP library through
+            raise ValueError(f"push_to_hub needs the Hub, but {self.api.endpoint} does not answer: {error}") from error
+
+    def push(self, output_dir: str | Path) -> str:
+        """Upload a finished run in one commit; files that an earlier try has brought over are not sent again.
+
+        Args:
+            output_dir: The run's folder; `hub/` in it will hold what is uploaded.
+
+        Returns:
+            Address of the repository.
+
+        Raises:
+            PushError: If the Hub refuses, the connection breaks or the user does. Nothing in the run's folder is
+                lost, the repository is as it was, and calling again goes on.
+        """
+        try:
+            folder = stage_upload(output_dir, repo_id=self.repo_id)
+            url = self.api.create_repo(self.repo_id, private=self.private, exist_ok=True)
+            self.api.upload_folder(repo_id=self.repo_id, folder_path=folder, commit_message="Push a finished run")
+        except (Exception, KeyboardInterrupt) as error:  # whatever it was: say that nothing is lost and how to go on
+            raise PushError(
+                f"the upload to {self.repo_id!r} failed: {_causes(error)}\nThe run is whole in {str(output_dir)!r}."
+                " The same command again pushes it, without training."
+            ) from error
+        return str(url)
+
+
+def _causes(error: BaseException) -> str:
+    """What an error says, and what lay behind it: the Hub's client names the file, the cause tells why."""
+    said = str(error).strip() or type(error).__name__
+    return said if error.__cause__ is None else f"{said} ({_causes(error.__cause__)})"
+
+
+def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
+    """Lay out in `output_dir/hub` what the repository will hold; the folder is the old or the new one, never half.
+
+    Args:
+        output_dir: Folder of a run with `results.json`.
+        repo_id: Name by which the card's examples load the model.
+
+    Returns:
+        The folder: model, feature extractor and code of the chosen fold (see `choose_fold`), `README.md`,
+        `results.json`, `results.md`, `confusion.png`. Predictions are left out: they tell the corpus's labels.
+    """
+    output_dir = Path(output_dir)
+    results = read_json(output_dir / "results.json")
+    result, why = choose_fold(results)
+    seeds = results["settings"]["seeds"]
+    folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
+    try:
+        shutil.copytree(output_dir / fold_folder(result, seeds=seeds), part, ignore=shutil.ignore_patterns(*PRIVATE))
+        card = run_card(results, model=repo_id, of=result, why=why)
+        settings = results["settings"]
+        settings = {**settings, "encoder": public_encoder(settings["encoder"])}
+        write_text(part / "README.md", card)
+        write_json(part / "results.json", {**results, "settings": settings})
+        for name in ("results.md", "confusion.png"):
+            shutil.copyfile(output_dir / name, part / name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The fold (and seed) whose model stands for the run, and why; never chosen by a test score.
+
+    Under `test_blind` it is the one with the best score on its selection set (of equals, the first), under `authors`,
+    where nothing selects, the first one.
+
+    Returns:
+        Its entry in `folds`, and a clause that ends the sentence "These weights are those of fold 1".
+
+    Example:
+        >>> folds = [{"fold": 1, "selection": {"ua": 0.5}}, {"fold": 2, "selection": {"ua": 0.75}}]
+        >>> choose_fold({"settings": {"protocol": "test_blind", "selection_metric": "ua"}, "folds": folds})
+        ({'fold': 2, 'selection': {'ua': 0.75}}, ', which has the best UA on its selection set (75.00%)')
+    """
+    settings, folds = results["settings"], results["folds"]
+    if settings["protocol"] == "authors":
+        return folds[0], ", the first, after its last epoch: nothing was selected"
+    metric = settings["selection_metric"]
+    best = max(folds, key=lambda result: result["selection"][metric])
+    score = f"{best['selection'][metric]:.2%}"
+    return best, f", which has the best {metric.upper()} on its selection set ({score})"
+
+
+def same_command(arguments: Sequence[str]) -> str:
+    """A command line to show: as it was given, but for the token.
+
+    Example:
+        >>> same_command(["run_ser.py", "a recipe.yaml", "--hub_token", "hf_secret"])
+        "python run_ser.py 'a recipe.yaml' --hub_token ..."
+    """
+    line = shlex.join(["python", *arguments])
+    return re.sub(r"(--hub_token[ =])\S+", r"\1...", line)

@@ -1,0 +1,1 @@
+"""Inference: labels and scores of recordings with a saved model."""

@@ -1,0 +1,1 @@
+"""The model: what travels to the Hub with the weights, and nothing else."""

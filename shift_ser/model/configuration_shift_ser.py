@@ -1,0 +1,380 @@
+"""ShiftConfig: every default of the model and every rule between its options."""
+
+import copy
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .temporal_shift import check_shift
+
+__version__ = "0.1.0"  # of the package: here, since this file travels with models and the package's own does not
+
+# Where `trust_remote_code=True` finds the classes beside a saved model.
+AUTO_MAP = {
+    "AutoConfig": "configuration_shift_ser.ShiftConfig",
+    "AutoModel": "modeling_shift_ser.ShiftModel",
+    "AutoModelForAudioClassification": "modeling_shift_ser.ShiftForSequenceClassification",
+}
+CUSTOM_PIPELINES = {
+    "audio-classification": {
+        "impl": "pipeline_shift_ser.ShiftAudioClassificationPipeline",
+        "pt": ["AutoModelForAudioClassification"],
+    }
+}
+
+
+class SavedConfig(PreTrainedConfig):
+    """`PreTrainedConfig` whose file says which release wrote it, brings its code along, and names every label once.
+
+    Args:
+        shift_ser_version: Release of this package that wrote the file; saving puts the present one.
+        **options: Those of every configuration. `id2label` and `label2id` name the classes, each the inverse of the
+            other; the second may be left out. `num_labels` alone numbers them.
+
+    Raises:
+        ValueError: If `num_labels` contradicts `id2label`.
+    """
+
+    shift_ser_version: str = __version__
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Complete the labels, and say where the code is."""
+        kwargs.pop("custom_pipelines", None)  # the property below
+        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        if self.id2label is not None:
+            self._complete_labels(kwargs.get("num_labels"))
+        super().__post_init__(**kwargs)
+
+    def _complete_labels(self, num_labels: int | None) -> None:
+        """The inverse of `id2label` for a `label2id` left out; whole numbers for the strings that JSON knows."""
+        if num_labels not in (None, len(self.id2label)):
+            raise ValueError(
+                f"num_labels must be left out beside id2label, or be its length {len(self.id2label)}, got {num_labels}"
+            )
+        inverse = {name: index for index, name in self.id2label.items()}
+        given = inverse if self.label2id is None else self.label2id
+        self.label2id: dict[str, int] = {name: int(index) for name, index in given.items()}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
+        """As in the base class, once the file is seen to be of this major version; `num_labels` replaces its labels.
+
+        Raises:
+            ValueError: If it is of another type of model, or a newer major version of the package wrote it.
+        """
+        if config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"the configuration must be of model_type {cls.model_type!r}, got {config_dict['model_type']!r}: for a"
+                " new head on a pretrained encoder, call from_encoder_pretrained"
+            )
+        written_by = str(config_dict.get("shift_ser_version", __version__))
+        major = written_by.split(".")[0]
+        if not major.isdigit() or int(major) > int(__version__.split(".")[0]):
+            raise ValueError(
+                f"the configuration must be of shift-ser {__version__} or of no newer major version, but"
+                f" {written_by!r} wrote it: pip install --upgrade shift-ser; or, without importing shift_ser, pass"
+                " trust_remote_code=True, which takes the code saved beside the model"
+            )
+        labels = config_dict.get("id2label")
+        if labels is not None and options.get("num_labels") not in (None, len(labels)):
+            config_dict = {name: value for name, value in config_dict.items() if name not in ("id2label", "label2id")}
+        return super().from_dict(config_dict, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that a saved file holds, with the version that writes it."""
+        return {**super().to_dict(), "shift_ser_version": __version__, "custom_pipelines": CUSTOM_PIPELINES}
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """The pipeline classes that `pipeline` takes from a model's folder.
+
+        Only where the code came from there: beside the installed package, `pipeline` would insist on
+        `trust_remote_code`. There the class is given as `pipeline_class`.
+        """
+        from_folder = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+        return copy.deepcopy(CUSTOM_PIPELINES) if from_folder else {}  # `pipeline` writes into it
+
+    def validate_labels(self) -> None:
+        """The classifier has a row for each name, in the order of their indices."""
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(
+                f"id2label must name the rows 0 to {len(self.id2label) - 1} of the classifier, got {self.id2label}"
+            )
+        inverse = {name: index for index, name in self.id2label.items()}
+        if self.label2id != inverse or len(inverse) < len(self.id2label):
+            raise ValueError(
+                "label2id must be the inverse of id2label, each name once (to change labels, pass both), got"
+                f" label2id={self.label2id} and id2label={self.id2label}"
+            )
+
+
+# Which placements of the shift a head knows, the published one first, and the published settings beside it.
+ALLOWED_PLACEMENTS = {
+    "linear": ("none",),
+    "cnn": ("residual", "in_place", "none"),
+    "lstm": ("in_place", "none"),
+    "transformer": ("replace", "residual", "in_place", "none"),
+}
+PUBLISHED = {
+    "linear": {"num_head_layers": 0, "shift_proportion": 0.25, "shift_direction": "forward"},
+    "cnn": {"num_head_layers": 2, "shift_proportion": 1 / 16, "shift_direction": "forward"},
+    "lstm": {"num_head_layers": 1, "shift_proportion": 1 / 4, "shift_direction": "forward"},
+    "transformer": {"num_head_layers": 2, "shift_proportion": 1 / 4, "shift_direction": "bidirectional"},
+}
+VARIANTS = {
+    "linear": {"head_type": "linear"},
+    "cnn": {"head_type": "cnn", "shift_placement": "none"},
+    "shiftcnn": {"head_type": "cnn", "shift_placement": "residual"},
+    "lstm": {"head_type": "lstm", "shift_placement": "none"},
+    "shiftlstm": {"head_type": "lstm", "shift_placement": "in_place"},
+    "transformer": {"head_type": "transformer", "shift_placement": "none"},
+    "shiftformer": {"head_type": "transformer", "shift_placement": "replace"},
+}
+
+
+@strict
+class ShiftConfig(SavedConfig):
+    """Configuration of a speech encoder with a temporal shift head (model type `shift_ser`).
+
+    Options left at `None` take the value published for the head type (Shen et al. 2024); the object, and the file
+    it is saved to, hold the values that came out.
+
+    Args:
+        encoder_config: Configuration, or its dict, of any wav2vec2-like encoder of `AutoModel`. Default: HuBERT base.
+        head_type: `linear`, `cnn`, `lstm` or `transformer`.
+        shift_placement: Where in a block the shift sits. `none`; `in_place`: the block's whole input is shifted;
+            `residual`: only the shortcut around convolution or attention is; `replace`: the shift stands instead of
+            attention, its shortcut and its norm. `linear` takes only `none`, `cnn` all but `replace`, `lstm` only
+            `none` and `in_place`, `transformer` all.
+        shift_proportion: Share of the channels moved **per direction** (`1 / n_div` in the authors' code).
+        shift_direction: `forward` (delay) or `bidirectional` (delay and advance).
+        shift_stride: Frames (20 ms each) to move by.
+        shift_padding: What fills vacated frames, `zero` or `repeat`.
+        shift_layers: Indices of the blocks with a shift. Default as published: the last CNN block, else all blocks.
+        num_head_layers: Number of blocks. Default as published: cnn 2, lstm 1, transformer 2, linear 0.
+        conv_kernel_size: Frames under the depthwise convolution of a CNN block; odd.
+        num_attention_heads: Heads of an attention block; divides the encoder's hidden size.
+        position_embedding_type: `relative_key_query` (published), `relative_key`, or `absolute` (a learned vector per
+            position joins the frames before the first block). Read where a transformer block has attention.
+        max_position_embeddings: Frames the position tables reach; farther distances and positions are clipped.
+        use_weighted_layer_sum: Learn a softmax-weighted sum over all encoder layers instead of taking the last.
+        encoder_layer: Take the encoder's `hidden_states[encoder_layer]`: 0 is the input of its first layer, N the
+            output of layer N. Default: its `last_hidden_state`.
+        mask_time_prob: SpecAugment on the encoder's frames, in training only: share of frames under time masks.
+        mask_time_length: Frames in one time mask. Time masks are skipped in batches that are shorter.
+        mask_time_min_masks: Least number of time masks.
+        mask_feature_prob: Share of channels under feature masks.
+        mask_feature_length: Channels in one feature mask.
+        mask_feature_min_masks: Least number of feature masks.
+        mask_padding: Padding counts as absent everywhere. `False` reproduces the authors, who mask it nowhere.
+        freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
+            (`False`): all but its convolutional feature encoder is trained.
+        encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
+        temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
+            fitted on a selection set; nothing else reads it. `None`: never fitted.
+        **options: Those of `SavedConfig`, the names of the classes among them.
+
+    Raises:
+        StrictDataclassFieldValidationError: If a value has a wrong type or is not among those allowed.
+        StrictDataclassClassValidationError: If options contradict each other; the message says what is allowed.
+
+    Example:
+        >>> config = ShiftConfig.from_variant("shiftcnn")
+        >>> config.shift_placement, config.shift_proportion, config.shift_layers
+        ('residual', 0.0625, [1])
+    """
+
+    model_type = "shift_ser"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="hubert")}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    head_type: Literal["linear", "cnn", "lstm", "transformer"] = "transformer"
+    shift_placement: Literal["none", "in_place", "residual", "replace"] | None = None
+    shift_proportion: float | int | None = None
+    shift_direction: Literal["forward", "bidirectional"] | None = None
+    shift_stride: int = 1
+    shift_padding: Literal["zero", "repeat"] = "zero"
+    shift_layers: list[int] | None = None
+    num_head_layers: int | None = None
+    conv_kernel_size: int = 7
+    num_attention_heads: int = 12
+    position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "relative_key_query"
+    max_position_embeddings: int = 374
+    use_weighted_layer_sum: bool = False
+    encoder_layer: int | None = None
+    mask_time_prob: float | int = 0.08
+    mask_time_length: int = 15
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float | int = 0.05
+    mask_feature_length: int = 64
+    mask_feature_min_masks: int = 1
+    mask_padding: bool = True
+    freeze_encoder: bool = True
+    encoder_augmentation: bool = False
+    temperature: float | int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in what was left open: the encoder's configuration and the settings published for the head type."""
+        self._refuse_misspelt(kwargs)
+        spec = self.sub_configs_defaults["encoder_config"]
+        encoder_config, kwargs = spec.create_subconfig("encoder_config", self.encoder_config, **kwargs)
+        self.encoder_config = copy.deepcopy(encoder_config)
+        self.encoder_config._name_or_path = ""
+        self.encoder_config.dtype = None  # the whole model has one dtype, whatever the encoder was saved in
+        if not self.encoder_augmentation:
+            self.encoder_config.apply_spec_augment = False
+            self.encoder_config.layerdrop = 0.0
+        if self.shift_placement is None:
+            self.shift_placement = ALLOWED_PLACEMENTS.get(self.head_type, ("none",))[0]
+        for name, value in PUBLISHED.get(self.head_type, {}).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.shift_layers is None and isinstance(self.num_head_layers, int):
+            blocks = list(range(self.num_head_layers))
+            self.shift_layers = blocks[-1:] if self.head_type == "cnn" else blocks
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def _refuse_misspelt(cls, names: Iterable[str]) -> None:
+        """Raise for names that are nearly an option: as unknown keyword arguments they would become attributes."""
+        for name in names:
+            for option in difflib.get_close_matches(name, cls.__annotations__, n=1, cutoff=0.9):
+                raise ValueError(f"{name!r} must be the name of an option; did you mean {option!r}?")
+
+    @classmethod
+    def from_variant(cls, name: str, **options: Any) -> "ShiftConfig":
+        """The published settings of one model: `cnn`, `shiftcnn`, `lstm`, `shiftlstm`, `transformer`, `shiftformer`.
+
+        `linear` (masked mean and a linear layer) is there as the floor. Further `options` replace single settings.
+
+        Raises:
+            ValueError: If there is no variant of that name.
+        """
+        if name not in VARIANTS:
+            raise ValueError(f"name must be one of {sorted(VARIANTS)}, got {name!r}")
+        return cls(**{**VARIANTS[name], **options})
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of a frame of the encoder."""
+        return self.encoder_config.hidden_size
+
+    @hidden_size.setter
+    def hidden_size(self, value: int) -> None:
+        raise NotImplementedError(f"hidden_size is the encoder's, set it in encoder_config; got {value}")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Blocks of the head."""
+        return self.num_head_layers
+
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        raise NotImplementedError(f"num_hidden_layers of the head is set as num_head_layers; got {value}")
+
+    @property
+    def encoder_output(self) -> int | str:
+        """What of the encoder the head reads: `"all"` its layers, one of them by number, or the `"last"` frames."""
+        if self.use_weighted_layer_sum:
+            return "all"
+        return "last" if self.encoder_layer is None else self.encoder_layer
+
+    @property
+    def attention_layers(self) -> list[int]:
+        """Indices of the blocks that hold attention."""
+        if self.head_type != "transformer":
+            return []
+        replaced = self.shift_layers if self.shift_placement == "replace" else []
+        return [layer for layer in range(self.num_head_layers) if layer not in replaced]
+
+    def validate_encoder(self) -> None:
+        """The encoder must turn samples into frames by strided convolutions, as wav2vec 2.0 and its kin do."""
+        if not hasattr(self.encoder_config, "conv_stride"):
+            raise ValueError(
+                "encoder_config must be that of a wav2vec2-like encoder (wav2vec2, hubert, wavlm, unispeech-sat,"
+                f" data2vec-audio, ...), got {self.encoder_config.model_type!r}"
+            )
+        if self.encoder_layer is not None:
+            last = self.encoder_config.num_hidden_layers
+            if not 0 <= self.encoder_layer <= last:
+                raise ValueError(
+                    f"encoder_layer must be from 0 to the encoder's {last} layers, got {self.encoder_layer}"
+                )
+            if self.use_weighted_layer_sum:
+                raise ValueError(f"encoder_layer must be None with use_weighted_layer_sum, got {self.encoder_layer}")
+        wanted = "use_weighted_layer_sum" if self.use_weighted_layer_sum else "encoder_layer"
+        if self.encoder_output != "last" and getattr(self.encoder_config, "layerdrop", 0.0) > 0:
+            raise ValueError(
+                f"{wanted} needs an encoder_config with layerdrop=0, since LayerDrop leaves layers out,"
+                f" got {self.encoder_config.layerdrop}"
+            )
+
+    def validate_shift(self) -> None:
+        """The shift must be one, and one that the head type knows."""
+        allowed = ALLOWED_PLACEMENTS[self.head_type]
+        if self.shift_placement not in allowed:
+            raise ValueError(
+                f"shift_placement of head_type={self.head_type!r} must be one of {allowed},"
+                f" got {self.shift_placement!r}"
+            )
+        try:
+            check_shift(
+                proportion=self.shift_proportion,
+                stride=self.shift_stride,
+                direction=self.shift_direction,
+                padding=self.shift_padding,
+            )
+        except ValueError as error:
+            raise ValueError(f"shift_{error}") from None
+        known = range(self.num_head_layers)
+        if not set(self.shift_layers) <= set(known) or len(set(self.shift_layers)) < len(self.shift_layers):
+            raise ValueError(
+                f"shift_layers must be different block indices from 0 to num_head_layers - 1 = {len(known) - 1},"
+                f" got {self.shift_layers}"
+            )
+
+    def validate_head(self) -> None:
+        """The blocks must fit the encoder's frames."""
+        least = 0 if self.head_type == "linear" else 1
+        if self.num_head_layers < least or (self.head_type == "linear" and self.num_head_layers != 0):
+            rule = "0" if self.head_type == "linear" else "at least 1"
+            raise ValueError(f"num_head_layers of {self.head_type!r} must be {rule}, got {self.num_head_layers}")
+        if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
+            raise ValueError(
+                f"conv_kernel_size must be odd, so that frames keep their place, got {self.conv_kernel_size}"
+            )
+        heads_fit = self.num_attention_heads >= 1 and self.hidden_size % self.num_attention_heads == 0
+        if self.attention_layers and not heads_fit:
+            raise ValueError(
+                f"num_attention_heads must divide the encoder's hidden size {self.hidden_size},"
+                f" got {self.num_attention_heads}"
+            )
+        if self.max_position_embeddings < 1:
+            raise ValueError(f"max_position_embeddings must be at least 1, got {self.max_position_embeddings}")
+
+    def validate_temperature(self) -> None:
+        """The temperature must leave the ranking of labels as it is."""
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and above 0, or None, got {self.temperature}")
+
+    def validate_spec_augment(self) -> None:
+        """The masks must be shares and lengths, and a feature mask must leave channels over."""
+        for axis in ("time", "feature"):
+            share, length, least = (getattr(self, f"mask_{axis}_{name}") for name in ("prob", "length", "min_masks"))
+            if not 0 <= share <= 1:
+                raise ValueError(f"mask_{axis}_prob must be from 0 to 1, got {share}")
+            if length < 1 or least < 0:
+                raise ValueError(
+                    f"mask_{axis}_length must be at least 1 and mask_{axis}_min_masks at least 0, got {length}, {least}"
+                )
+        if self.mask_feature_prob > 0 and self.mask_feature_length >= self.hidden_size:
+            raise ValueError(
+                f"mask_feature_length must be less than the encoder's hidden size {self.hidden_size}"
+                f" (or mask_feature_prob 0), got {self.mask_feature_length}"
+            )

@@ -1,0 +1,249 @@
+"""The heads' blocks (CNN, LSTM, transformer), each with the shift in its place, and the stack of them."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .temporal_shift import TemporalShift, zero_padding
+
+
+def _shift_at(config: PreTrainedConfig, layer: int, placement: str) -> nn.Module | None:
+    """The block's shift if it sits at `placement`, else None."""
+    if config.shift_placement != placement or layer not in config.shift_layers:
+        return None
+    return TemporalShift(
+        proportion=config.shift_proportion,
+        stride=config.shift_stride,
+        direction=config.shift_direction,
+        padding=config.shift_padding,
+    )
+
+
+def _shift_without_mask(shift: nn.Module, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Shift frames whose padding is zero, for a block that keeps frames apart and zeroes padding at its end.
+
+    Zeros may flow in from padding as they should, and what flows into padding goes no further: no mask is needed but
+    to find the last frame that is to be repeated.
+    """
+    return shift(frames, mask if shift.padding == "repeat" else None)
+
+
+class CnnBlock(GradientCheckpointingLayer):
+    """ConvNeXt block over time: depthwise convolution, norm, MLP of four times the width, and a shortcut.
+
+    Shape:
+        `(batch, time, channels)` -> the same
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer: int) -> None:
+        super().__init__()
+        width, kernel = config.hidden_size, config.conv_kernel_size
+        self.shift_in_place = _shift_at(config, layer, "in_place")
+        self.shift_residual = _shift_at(config, layer, "residual")
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+
+    def forward(
+        self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
+    ) -> tuple[torch.Tensor, None]:
+        """Frames whose padding is zero -> frames whose padding is zero; there is no attention to return."""
+        if self.shift_in_place is not None:
+            frames = self.shift_in_place(frames, mask)
+        branch = self.depthwise(frames.transpose(1, 2)).transpose(1, 2)
+        branch = self.contract(nn.functional.gelu(self.expand(self.norm(branch))))
+        shortcut = frames if self.shift_residual is None else _shift_without_mask(self.shift_residual, frames, mask)
+        return zero_padding(shortcut + branch, mask), None
+
+
+class LstmBlock(GradientCheckpointingLayer):
+    """One bidirectional LSTM layer; its input may be shifted.
+
+    The backward direction reads every utterance from its own last frame, so padding is never seen: that is what
+    packing does, in operations that trace and export. Two one-way LSTMs hold the parameters.
+
+    Shape:
+        `(batch, time, channels)`, from the second block on `(batch, time, 2 * channels)`
+        -> `(batch, time, 2 * channels)`
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.shift_in_place = _shift_at(config, layer, "in_place")
+        self.forward_lstm = nn.LSTM(width if layer == 0 else 2 * width, width, batch_first=True)
+        self.backward_lstm = nn.LSTM(width if layer == 0 else 2 * width, width, batch_first=True)
+
+    def forward(
+        self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
+    ) -> tuple[torch.Tensor, None]:
+        """Frames whose padding is zero -> frames whose padding is zero; there is no attention to return."""
+        if self.shift_in_place is not None:
+            frames = _shift_without_mask(self.shift_in_place, frames, mask)
+        ahead = _run_lstm(self.forward_lstm, frames)
+        back = _run_lstm(self.backward_lstm, _reverse(frames, mask))
+        return zero_padding(torch.cat([ahead, _reverse(back, mask)], dim=-1), mask), None
+
+
+def _run_lstm(lstm: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    """Output frames of an LSTM; in float32 on a CPU that has no half-precision LSTM, where torch would raise."""
+    dtype = frames.dtype
+    if frames.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    if frames.device.type != "cpu" or dtype == torch.float32 or _has_half_precision_lstm(dtype):
+        return lstm(frames)[0]
+    with torch.autocast("cpu", enabled=False):
+        weights = {name: weight.float() for name, weight in lstm.named_parameters()}
+        return torch.func.functional_call(lstm, weights, (frames.float(),))[0].to(dtype)
+
+
+def _has_half_precision_lstm(dtype: torch.dtype) -> bool:
+    supported = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return dtype in supported and supported[dtype]()
+
+
+def _reverse(frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Each utterance's frames in reverse order, its padding left where it is; twice gives the input back."""
+    if mask is None:
+        return frames.flip(1)
+    position = torch.arange(frames.shape[1], device=frames.device).expand(frames.shape[0], -1)
+    mirrored = mask.sum(dim=1, keepdim=True) - 1 - position
+    source = torch.where(mirrored >= 0, mirrored, position)
+    return frames.gather(1, source.unsqueeze(-1).expand_as(frames))
+
+
+class RelativeSelfAttention(nn.Module):
+    """Multi-head self-attention with relative distance embeddings and without an output projection.
+
+    As in BERT's `relative_key(_query)`: with e(d) the embedding of the distance d = t - s, clipped to the table, the
+    score of query frame t and key frame s is (q_t·k_s + q_t·e(d) [+ k_s·e(d)]) / sqrt(head width).
+
+    Shape:
+        `(batch, time, channels)`, mask `(batch, time)` -> the same, and `(batch, heads, time, time)` if asked for
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_width = config.hidden_size // self.num_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        if config.position_embedding_type != "absolute":
+            self.distance_embedding = nn.Embedding(2 * config.max_position_embeddings - 1, self.head_width)
+
+    def forward(
+        self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attended frames, and the attention probabilities if asked for."""
+        batch, length, width = frames.shape
+        heads = self.qkv(frames).view(batch, length, 3, self.num_heads, self.head_width)
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self._bias(query, key, mask)
+        probabilities = None
+        if output_attentions or self.config._attn_implementation == "eager":
+            scores = query @ key.transpose(-1, -2) / self.head_width**0.5
+            probabilities = (scores if bias is None else scores + bias).softmax(dim=-1)
+            attended = probabilities @ value
+        else:
+            attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return attended.transpose(1, 2).reshape(batch, length, width), probabilities if output_attentions else None
+
+    def _bias(self, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """What joins the scaled dot products: the distance terms, and the least number where a key is padding."""
+        bias = None
+        if self.config.position_embedding_type != "absolute":
+            reach = self.config.max_position_embeddings - 1
+            position = torch.arange(query.shape[2], device=query.device)
+            distance = (position[:, None] - position[None, :]).clamp(-reach, reach) + reach
+            embedding = self.distance_embedding(distance).to(query.dtype)
+            bias = torch.einsum("bhtd,tsd->bhts", query, embedding)
+            if self.config.position_embedding_type == "relative_key_query":
+                bias = bias + torch.einsum("bhsd,tsd->bhts", key, embedding)
+            bias = bias / self.head_width**0.5
+        if mask is None:
+            return bias
+        absent = ~mask[:, None, None, :]
+        bias = query.new_zeros(()).expand(*query.shape[:3], key.shape[2]) if bias is None else bias
+        return bias.masked_fill(absent, torch.finfo(query.dtype).min)
+
+
+class TransformerBlock(GradientCheckpointingLayer):
+    """Post-norm transformer block; with `replace` the shift stands instead of attention, its shortcut and its norm.
+
+    Shape:
+        `(batch, time, channels)` -> the same
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer: int) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.shift_replace = _shift_at(config, layer, "replace")
+        self.shift_in_place = _shift_at(config, layer, "in_place")
+        self.shift_residual = _shift_at(config, layer, "residual")
+        if self.shift_replace is None:
+            self.attention = RelativeSelfAttention(config)
+            self.attention_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 4 * width)
+        self.contract = nn.Linear(4 * width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+
+    def forward(
+        self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Frames whose padding is zero -> frames whose padding is zero, and attention probabilities if asked for."""
+        probabilities = None
+        if self.shift_replace is not None:
+            frames = _shift_without_mask(self.shift_replace, frames, mask)
+        else:
+            if self.shift_in_place is not None:
+                frames = _shift_without_mask(self.shift_in_place, frames, mask)
+            attended, probabilities = self.attention(frames, mask, output_attentions)
+            residual = self.shift_residual
+            shortcut = frames if residual is None else _shift_without_mask(residual, frames, mask)
+            frames = self.attention_norm(shortcut + attended)
+        frames = self.mlp_norm(frames + self.contract(nn.functional.gelu(self.expand(frames))))
+        return zero_padding(frames, mask), probabilities
+
+
+BLOCKS: dict[str, type[nn.Module]] = {"cnn": CnnBlock, "lstm": LstmBlock, "transformer": TransformerBlock}
+
+
+class ShiftHead(nn.Module):
+    """The blocks of one head type in a row, and its norm (`cnn` and `lstm` have one; `linear` has neither).
+
+    Shape:
+        `(batch, time, channels)`, mask `(batch, time)` bool -> `(batch, time, output_width)`
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.output_width = 2 * width if config.head_type == "lstm" else width
+        self.blocks = nn.ModuleList(BLOCKS[config.head_type](config, layer) for layer in range(config.num_head_layers))
+        self.norm = nn.LayerNorm(self.output_width) if config.head_type in ("cnn", "lstm") else None
+        self.position_embedding = None
+        if config.attention_layers and config.position_embedding_type == "absolute":
+            self.position_embedding = nn.Embedding(config.max_position_embeddings, width)
+
+    def forward(
+        self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """Head's output, its input and every block's output, and the attention probabilities if asked for."""
+        if self.position_embedding is not None:
+            position = torch.arange(frames.shape[1], device=frames.device)
+            frames = frames + self.position_embedding(position.clamp(max=self.position_embedding.num_embeddings - 1))
+        frames = zero_padding(frames, mask)
+        states, attentions = [frames], []
+        for block in self.blocks:
+            frames, probabilities = block(frames, mask, output_attentions)
+            states.append(frames)
+            if probabilities is not None:
+                attentions.append(probabilities)
+        if self.norm is not None:
+            frames = zero_padding(self.norm(frames), mask)
+        return frames, tuple(states), tuple(attentions)

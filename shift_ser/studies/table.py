@@ -1,0 +1,228 @@
+"""The tables of a study: rows of folds, groups of seeds, and what they say in sentences."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..evaluation.comparison import FinishedRun, compare, sentence
+from ..evaluation.metrics import SCORES
+from ..evaluation.report import summarise
+from ..evaluation.run_folder import read_json, read_predictions
+from ..evaluation.uncertainty import describe
+from .grid import COLUMNS, Place, fraction
+
+SCORED = ("last", "selected", "oracle", "refit")
+MEASURED = ("mingling", "misalignment", "head_parameters")
+_COUNTED = ("fold", "test_group", "num_train", "num_test", "selected_epoch", "last_epoch")
+
+
+def study_rows(output_dir: Path, places: Iterable[Place]) -> list[dict[str, Any]]:
+    """One flat row for each place, seed and fold, of the cells that are whole.
+
+    Args:
+        output_dir: Folder of the study.
+        places: Its grid.
+
+    Returns:
+        `cell`, the options, what is known of the fold, `test_wa`, `test_ua` and `test_f1` (the headline), the same for
+        `last`, `selected`, `oracle` and `refit` (empty where a protocol has none), and what `MEASURED` names.
+    """
+    rows = []
+    for place in places:
+        folder = output_dir / place.cell
+        if not (folder / "cell.json").exists():
+            continue
+        measures = read_json(folder / "cell.json")["folds"]
+        for result in read_json(folder / "results.json")["folds"]:
+            scored = {f"test_{name}": result["test"][name] for name in SCORES}
+            for column in SCORED:
+                values = result["columns"].get(column) or {}
+                scored |= {f"{column}_{name}": values.get(name) for name in SCORES}
+            measured = {name: measures[str(result["fold"])].get(name) for name in MEASURED}
+            known = {name: result.get(name) for name in _COUNTED}
+            rows.append({"cell": place.cell, **place.options, **known, **scored, **measured})
+    return rows
+
+
+def study_groups(output_dir: Path, places: Iterable[Place]) -> list[dict[str, Any]]:
+    """What is shown as one point: the seeds of a place together.
+
+    Args:
+        output_dir: Folder of the study.
+        places: Its grid.
+
+    Returns:
+        A dict for each place but for its seed, in the order of the grid, of those with all seeds whole: the options,
+        `cells`, `runs` (folds times seeds), `wa`, `ua` and `f1` (each `mean`, `std` over folds, and the interval's
+        `low` and `high`), the means of what `MEASURED` names (or `None`), `optimism` of UA, and `chance`: the share of
+        the largest class for WA, one over the number of classes for UA and F1.
+    """
+    members: dict[str, list[Place]] = {}
+    for place in places:
+        options = {name: value for name, value in place.options.items() if name != "seed"}
+        members.setdefault(json.dumps(options), []).append(place)
+    groups = []
+    for key, parts in members.items():
+        folders = [output_dir / place.cell for place in parts]
+        if all((folder / "cell.json").exists() for folder in folders):
+            groups.append({**json.loads(key), "cells": [folder.name for folder in folders], **_scores(folders)})
+    return groups
+
+
+def _scores(folders: Sequence[Path]) -> dict[str, Any]:
+    results = [result for folder in folders for result in read_json(folder / "results.json")["folds"]]
+    measures = [fold for folder in folders for fold in read_json(folder / "cell.json")["folds"].values()]
+    rows = [row for folder in folders for row in predictions(folder)]
+    summary = summarise(results, num_folds=len(results))
+    labels = Counter(row["label"] for row in rows)
+    floor = 1 / len(rows[0]["probabilities"])
+    found = describe(rows)
+    group: dict[str, Any] = {
+        "runs": len(results),
+        **{name: summary["test"][name] | _interval(found[name]["speakers"]) for name in SCORES},
+        "optimism": summary.get("optimism", {}).get("ua"),
+        "chance": {"wa": max(labels.values()) / len(rows), "ua": floor, "f1": floor},
+    }
+    for name in MEASURED:
+        values = [fold[name] for fold in measures if fold.get(name) is not None]
+        group[name] = fmean(values) if values else None
+    return group
+
+
+def _interval(ends: Sequence[float] | None) -> dict[str, float | None]:
+    low, high = ends or (None, None)
+    return {"low": low, "high": high}
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    """The predictions of all folds of a cell, each row with its fold."""
+    folds = [result["fold"] for result in read_json(folder / "results.json")["folds"]]
+    return [
+        row | {"fold": fold} for fold in folds for row in read_predictions(folder / f"fold{fold}" / "predictions.csv")
+    ]
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Rows as CSV; lists as `0 1`, what is not there as nothing, a dict spread over `name_key` columns.
+
+    Example:
+        >>> csv_text([{"layers": [0, 1], "ua": {"mean": 0.5, "std": None}}])
+        'layers,ua_mean,ua_std\n0 1,0.5,\n'
+    """
+    flat = []
+    for row in rows:
+        line: dict[str, Any] = {}
+        for name, value in row.items():
+            line |= {f"{name}_{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        flat.append(
+            {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in line.items()}
+        )
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(name for line in flat for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()
+
+
+def group_table(groups: Sequence[Mapping[str, Any]], *, varied: Iterable[str]) -> str:
+    """The groups as a Markdown table: what varies, scores with deviation and interval, and the measures."""
+    shown = ["head_type", "shift_placement", "shift_proportion"]
+    shown += [name for name in varied if name not in (*shown, "seed")]
+    header = [name.removeprefix("shift_").replace("_", " ") for name in shown]
+    header += ["runs", "WA", "UA", "UA, 95 % interval", "F1", "optimism UA", "mingling", "misalignment", "parameters"]
+    lines = [header, ["---"] * len(shown) + ["---:"] * (len(header) - len(shown))]
+    for group in groups:
+        wa, ua, f1 = (_percent(group[name]) for name in ("wa", "ua", "f1"))
+        interval = "" if group["ua"]["low"] is None else f"{group['ua']['low']:.1%} to {group['ua']['high']:.1%}"
+        optimism = "" if group["optimism"] is None else f"{100 * group['optimism']:+.1f}"
+        measures = ["" if group[name] is None else f"{group[name]:.3f}" for name in ("mingling", "misalignment")]
+        size = "" if group["head_parameters"] is None else f"{group['head_parameters']:,.0f}"
+        lines.append(
+            [told(name, group[name]) for name in shown]
+            + [str(group["runs"]), wa, ua, interval, f1, optimism, *measures, size]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(score: Mapping[str, Any]) -> str:
+    spread = "" if score["std"] is None else f" ± {100 * score['std']:.1f}"
+    return f"{100 * score['mean']:.1f}{spread}"
+
+
+def told(name: str, value: Any) -> str:
+    """The value of an option as a table shows it."""
+    if name == "shift_proportion":
+        return fraction(value)
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "-"
+    if name in ("corpus", "encoder"):
+        return Path(value).name
+    return "-" if value is None else str(value)
+
+
+def sentences(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each head, placement and setting, what its best proportion gives against no shift, whatever that is.
+
+    Args:
+        output_dir: Folder of the study.
+        groups: What `study_groups` returned.
+    """
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for group in groups:
+        if group["shift_placement"] != "none":
+            line = {name: group[name] for name in _option_names(group) if name != "shift_proportion"}
+            lines.setdefault(json.dumps(line), []).append(group)
+    differing = [name for name in COLUMNS if len({json.dumps(json.loads(key).get(name)) for key in lines}) > 1]
+    return [
+        _sentence(output_dir, line, _unshifted(line, groups), differing)
+        for line in lines.values()
+        if any(group["shift_proportion"] > 0 for group in line)
+    ]
+
+
+def _option_names(group: Mapping[str, Any]) -> list[str]:
+    return list(group)[: list(group).index("cells")]
+
+
+def _unshifted(line: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """What a line is compared with: its own proportion 0, else the placement `none` of the same head and setting."""
+    for group in line:
+        if group["shift_proportion"] == 0:
+            return group
+    same = [name for name in _option_names(line[0]) if not name.startswith("shift_")]
+    alike = (group for group in groups if all(group[name] == line[0][name] for name in same))
+    return next((group for group in alike if group["shift_placement"] == "none"), None)
+
+
+def _sentence(
+    output_dir: Path, line: Sequence[Mapping[str, Any]], none: Mapping[str, Any] | None, differing: Iterable[str]
+) -> str:
+    tried = [group for group in line if group["shift_proportion"] > 0]
+    best = max(tried, key=lambda group: group["ua"]["mean"])
+    names = [name for name in differing if name not in ("head_type", "shift_placement")]
+    setting = "".join(f", {name.removeprefix('shift_')} {told(name, best[name])}" for name in names)
+    proportion = fraction(best["shift_proportion"])
+    start = f"**{best['head_type']}, {best['shift_placement']}{setting}**: "
+    start += (
+        f"the best of {len(tried)} proportions is {proportion}" if len(tried) > 1 else f"proportion {proportion} alone"
+    )
+    if none is None:
+        return f"{start}; nothing without a shift is in the grid to compare it with."
+    runs = _pooled(output_dir, best, f"proportion {proportion}"), _pooled(output_dir, none, "no shift")
+    try:
+        found = sentence(compare(*runs), score="ua")
+        return f"{start}. {found[0].upper()}{found[1:]}"
+    except ValueError as error:
+        return f"{start}; it cannot be compared with no shift: {error}."
+
+
+def _pooled(output_dir: Path, group: Mapping[str, Any], name: str) -> FinishedRun:
+    """The cells of a group, one for each seed, as one run."""
+    runs = [FinishedRun.from_folder(output_dir / cell) for cell in group["cells"]]
+    plans = {key: plan for run in runs for key, plan in run.plans.items()}
+    return FinishedRun(name, plans, {key: rows for run in runs for key, rows in run.rows.items()})

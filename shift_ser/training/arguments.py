@@ -1,0 +1,234 @@
+"""What a run can be told: argument classes for `HfArgumentParser`, read from flags and from a recipe in YAML."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
+
+from ..model.configuration_shift_ser import ShiftConfig
+from ..recipes import find_encoder, find_recipe
+from .optimization import SCHEDULES
+from .protocols import FOLD_UNITS, PROTOCOLS, SELECTIONS
+
+
+def _option(help_text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass
+class ModelArguments:
+    """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
+
+    encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
+    variant: str = _option(
+        "published model: cnn, shiftcnn, lstm, shiftlstm, transformer, shiftformer, linear", "shiftformer"
+    )
+    scenario: Literal["feature_extraction", "fine_tuning"] = _option(
+        "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained", "feature_extraction"
+    )
+    shift_placement: str | None = _option("where the shift sits: none, in_place, residual, replace")
+    shift_proportion: float | None = _option("share of channels moved per direction (1/n_div)")
+    shift_direction: str | None = _option("forward or bidirectional")
+    shift_stride: int | None = _option("frames to move by")
+    shift_padding: str | None = _option("what fills vacated frames: zero or repeat")
+    shift_layers: list[int] | None = _option("indices of the blocks with a shift")
+    num_head_layers: int | None = _option("number of blocks")
+    conv_kernel_size: int | None = _option("frames under the depthwise convolution")
+    num_attention_heads: int | None = _option("heads of an attention block")
+    position_embedding_type: str | None = _option("absolute, relative_key or relative_key_query")
+    max_position_embeddings: int | None = _option("frames the position tables reach")
+    use_weighted_layer_sum: bool | None = _option("weighted sum over all encoder layers instead of the last")
+    encoder_layer: int | None = _option("layer of the encoder to read, not its last frames (0: input of the first)")
+    mask_time_prob: float | None = _option("SpecAugment: share of frames under time masks")
+    mask_time_length: int | None = _option("SpecAugment: frames in a time mask")
+    mask_time_min_masks: int | None = _option("SpecAugment: least number of time masks")
+    mask_feature_prob: float | None = _option("SpecAugment: share of channels under feature masks")
+    mask_feature_length: int | None = _option("SpecAugment: channels in a feature mask")
+    mask_feature_min_masks: int | None = _option("SpecAugment: least number of feature masks")
+    mask_padding: bool | None = _option("false: as the authors, padding to max_seconds counts as speech")
+    encoder_augmentation: bool | None = _option("keep the encoder's own SpecAugment and LayerDrop")
+
+    @property
+    def encoder_path(self) -> str:
+        """What `from_pretrained` loads for `encoder`."""
+        return find_encoder(self.encoder)
+
+    def config_options(self) -> dict[str, Any]:
+        """What was said of the configuration, by its own names."""
+        said = {name: value for name, value in vars(self).items() if value is not None and name != "encoder"}
+        scenario = said.pop("scenario")
+        return {**said, "freeze_encoder": scenario == "feature_extraction"}
+
+    def check(self) -> None:
+        """Build the configuration once, so that impossible options are told before anything is done.
+
+        Raises:
+            ValueError: If there is no such variant.
+            StrictDataclassError: If options are impossible, by themselves or together.
+            OSError: If there is no such encoder.
+        """
+        options = self.config_options()
+        encoder_config = AutoConfig.from_pretrained(self.encoder_path)
+        ShiftConfig.from_variant(options.pop("variant"), encoder_config=encoder_config, **options)
+
+
+@dataclass
+class DataArguments:
+    """Which corpus, and how much of an utterance."""
+
+    corpus: str = _option("folder of the IEMOCAP release, or of a corpus in its layout", "IEMOCAP_full_release")
+    max_seconds: float = _option("utterances are cut to this length", 7.5)
+    do_normalize: bool | None = _option("scale utterances to zero mean and unit variance; default: as the encoder says")
+    cache_dir: str = _option("where the frozen encoder's frames are kept", "cache/frames")
+    cache_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are kept in", "float32")
+    encoder_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are computed in", "float32")
+    cache_convolutions: bool = _option("fine_tuning: keep what the frozen convolutions make of speech", False)
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """The Trainer's arguments with this package's defaults, and what the Trainer does not know.
+
+    `per_device_train_batch_size` is the size of the whole batch, however many processes share it. A fold is evaluated
+    and saved after every epoch, whatever the Trainer's own arguments for that say. `push_to_hub` pushes the finished
+    run once (`shift_ser.hub`), not checkpoints; of the Trainer's other `hub_` arguments `hub_model_id`, `hub_token`
+    and `hub_private_repo` count.
+    """
+
+    output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
+    protocol: str = _option(f"whether anything selects the epoch, one of {PROTOCOLS}", "test_blind")
+    fold_unit: str = _option(f"who is left out and tests, one of {FOLD_UNITS}", "session")
+    selection: str = _option(f"who selects the epoch (test_blind), one of {SELECTIONS}", "session")
+    refit: bool = _option("after selection train anew, on the selection set as well, to the selected epoch", False)
+    seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
+    selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
+    folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
+    evaluate_only: bool = _option("score the models of output_dir again, train none", False)
+    schedule: str = _option(
+        f"learning rate, one of {SCHEDULES}; transformers: what lr_scheduler_type says", "transformers"
+    )
+    warmup_epochs: float = _option("warm-up of the authors' schedules", 5.0)
+    warmup_learning_rate: float = _option("first rate of the authors' cosine", 5e-7)
+    min_learning_rate: float = _option("last rate of the authors' cosine", 5e-6)
+    per_device_train_batch_size: int = _option("utterances in a training batch, over all processes", 32)
+    max_batch_seconds: float | None = _option(
+        "in place of a number of utterances: seconds in a training batch with its padding, over all processes"
+    )
+    per_device_eval_batch_size: int = _option("utterances in an evaluation batch, over all processes", 32)
+    logging_strategy: str = _option("as in TrainingArguments", "epoch")
+    save_total_limit: int | None = _option("checkpoints kept while a fold runs, at least 2", 2)
+    ddp_find_unused_parameters: bool | None = _option("as in TrainingArguments", True)  # with checkpointing, too
+    remove_unused_columns: bool = _option("fixed: the data set's transform reads all columns", False)
+    accelerator_config: dict | str | None = field(
+        default_factory=lambda: {"split_batches": True}, metadata={"help": "as in TrainingArguments"}
+    )
+
+    def __post_init__(self) -> None:
+        """Tie evaluation, saving and selection together as the protocol asks."""
+        self._check()
+        self.eval_strategy = self.save_strategy = "epoch"
+        self.load_best_model_at_end = False  # a run takes the selected epoch itself, also after its folder was moved
+        self.metric_for_best_model = f"eval_selection_{self.selection_metric}" if self.selects else None
+        self.logging_nan_inf_filter = False
+        # Without this, several processes on a machine without accelerator would each take themselves for the only one.
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        super().__post_init__()
+
+    @property
+    def selects(self) -> bool:
+        """Whether a selection set chooses the epoch."""
+        return self.protocol != "authors"
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds of the run: `seeds`, or `seed` alone."""
+        return self.seeds or [self.seed]
+
+    def _check(self) -> None:
+        choices = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "selection": SELECTIONS, "schedule": SCHEDULES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.push_to_hub and self.evaluate_only:
+            raise ValueError("evaluate_only must be false with push_to_hub, which pushes what training left; got True")
+        if self.refit and (not self.selects or self.max_steps > 0):
+            raise ValueError(
+                "refit must be false without a selected epoch to stop after, got True with"
+                f" protocol {self.protocol!r} and max_steps {self.max_steps}"
+            )
+        follower = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if follower in ("reduce_lr_on_plateau", "greedy") and (self.refit or not self.selects):
+            raise ValueError(
+                f"lr_scheduler_type must follow no score where nothing selects, got {follower!r} with protocol"
+                f" {self.protocol!r} and refit {self.refit}"
+            )
+        if len(set(self.all_seeds)) < len(self.all_seeds):
+            raise ValueError(f"seeds must differ, got {self.seeds}")
+        if self.save_total_limit == 1:
+            raise ValueError(
+                "save_total_limit must be at least 2, or a run could not go on from its last checkpoint; got 1"
+            )
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """Read a recipe and flags; flags win.
+
+    Args:
+        arguments: Command line without the program: `[recipe.yaml] [--flag value ...]`.
+
+    Raises:
+        ValueError: If the recipe is not YAML or not a mapping, or has a key that no argument class knows.
+        FileNotFoundError: If there is no such recipe.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        known = {action.dest for action in parser._actions} - {"help"}
+        words = [*_recipe_words(Path(words[0]), known), *words[1:]]
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+
+
+def read_yaml(path: Path, *, kind: str) -> dict[str, Any]:
+    """The `key: value` lines of a YAML file; `kind` (recipe, study) is what errors call it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not YAML or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{kind} must be a YAML file, there is none at {str(path)!r}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{kind} {str(path)!r} must be YAML, got {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{kind} {str(path)!r} must hold `key: value` lines, got {type(content).__name__}")
+    return content
+
+
+def refuse_unknown(names: Iterable[Any], known: Iterable[str], *, where: str) -> None:
+    """Raise `ValueError` for the first name that is not known, with the nearest that is."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{where} has the unknown key {name!r}{hint}")
+
+
+def _recipe_words(path: Path, known: set[str]) -> list[str]:
+    """A recipe as command-line words, so that both are read by the same rules (in YAML, `1e-4` is a string)."""
+    recipe = read_yaml(find_recipe(path), kind="recipe")
+    refuse_unknown(recipe, known, where=f"recipe {str(path)!r}")
+    words = []
+    for key, value in recipe.items():
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{key}", *map(str, values)] if value is not None else []
+    return words

@@ -1,0 +1,265 @@
+"""From a recipe to results: all folds of a corpus with all seeds, their table, models and figures."""
+
+import logging
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..evaluation.calibration import describe as describe_calibration
+from ..evaluation.report import (
+    doubt,
+    fold_table,
+    name_of,
+    plot_confusion,
+    plot_reliability,
+    plot_risk_coverage,
+    summarise,
+)
+from ..evaluation.run_folder import fold_folder, read_json, read_predictions, write_json, write_text
+from ..evaluation.uncertainty import describe as describe_uncertainty
+from .arguments import DataArguments, ModelArguments, RunArguments
+from .data import SpeechCorpus
+from .fold import FoldRun
+from .protocols import check_plan, plan_folds, shared_sentences
+
+logger = logging.getLogger(__name__)
+
+# What of the Trainer's arguments a result depends on; a folder takes up only a run with the same.
+# fmt: off
+RESULT_ARGUMENTS = (
+    "protocol", "fold_unit", "selection", "selection_metric", "refit", "schedule", "warmup_epochs",
+    "warmup_learning_rate", "min_learning_rate", "lr_scheduler_type", "warmup_steps", "learning_rate", "optim",
+    "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps",
+    "per_device_train_batch_size", "max_batch_seconds", "gradient_accumulation_steps", "label_smoothing_factor",
+    "train_sampling_strategy", "seed", "seeds", "data_seed", "bf16", "fp16",
+)
+# fmt: on
+NOT_RUN = "not run"
+# What is no programming error: a fold that ends so says why in a line, any other one with its traceback.
+FORESEEN = (OSError, FloatingPointError)
+
+
+class AllFoldsFailed(RuntimeError):
+    """A run that has no fold to report."""
+
+
+class CrossValidation:
+    """A run over the folds of a corpus, each with every seed.
+
+    Args:
+        model_args: Encoder, head and scenario.
+        data_args: Corpus and cache.
+        run_args: Protocol and the Trainer's arguments.
+
+    Attributes:
+        plans: Who trains, selects and tests in each fold; the same for all seeds (`seed` draws random selections).
+        failed: `fold`, `seed` and `reason` of what failed in the last call of `run`.
+
+    Raises:
+        ValueError: If an option breaks its rule, or `output_dir` holds a run with other settings.
+        FileNotFoundError: If the corpus is not where it is said to be.
+    """
+
+    def __init__(self, model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments) -> None:
+        self.model_args, self.data_args, self.run_args = model_args, data_args, run_args
+        self.output_dir = Path(run_args.output_dir)
+        self.corpus = SpeechCorpus(model_args, data_args)
+        model_args.check()
+        self.plans = plan_folds(
+            self.corpus.dataset,
+            protocol=run_args.protocol,
+            fold_unit=run_args.fold_unit,
+            selection=run_args.selection,
+            seed=run_args.seed,
+        )
+        known = [plan.fold for plan in self.plans]
+        if not set(run_args.folds or []) <= set(known):
+            raise ValueError(f"folds must be among {known}, got {run_args.folds}")
+        self.fold_runs = self._fold_runs()
+        self.failed: list[dict[str, Any]] = []
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything the results depend on, but for where files lie."""
+        data = {name: getattr(self.data_args, name) for name in ("max_seconds", "cache_dtype", "encoder_dtype")}
+        said = vars(self.model_args) | data
+        said |= {name: getattr(self.run_args, name) for name in RESULT_ARGUMENTS}
+        extractor = {name: getattr(self.corpus.feature_extractor, name) for name in ("do_normalize", "fixed_length")}
+        plans = {str(plan.fold): plan.hash for plan in self.plans}
+        plain = {name: getattr(value, "value", value) for name, value in (said | extractor).items()}
+        return {**plain, "plans": plans}
+
+    def run(self) -> dict[str, Any]:
+        """Run, or score again, the folds asked for; folds that are done are kept.
+
+        A fold that fails is noted with its reason and the others go on; with several processes, of which the others
+        would wait for one that failed, the run ends instead.
+
+        Returns:
+            What `results.json` holds: `corpus`, `settings`, `versions`, `summary`, `folds` (a result for each fold and
+            seed), `missing` (`fold`, `seed` and `reason` of those that are not done).
+
+        Raises:
+            AllFoldsFailed: If none is done.
+        """
+        self._claim_output_dir()
+        folds = self.run_args.folds or [plan.fold for plan in self.plans]
+        asked = [run for run in self.fold_runs if run.plan.fold in folds]
+        if self.run_args.evaluate_only:
+            return self._report([run.evaluate(self._predictions_path(run)) for run in asked], missing=[])
+        self._train(asked)
+        done = [run for run in self.fold_runs if run.result]  # folds of earlier calls belong to the run as well
+        reasons = {(entry["fold"], entry["seed"]): entry["reason"] for entry in self.failed}
+        missing = [
+            _entry(run, reasons.get((run.plan.fold, run.seed)) or run.failure or NOT_RUN)
+            for run in self.fold_runs
+            if run not in done
+        ]
+        if not done:
+            told = "; ".join(f"{name_of(entry, seeds=self.run_args.all_seeds)}: {entry['reason']}" for entry in missing)
+            raise AllFoldsFailed(f"no fold is done: {told}")
+        return self._report([run.result for run in done if run.result], missing=missing)
+
+    def table(self, results: dict[str, Any]) -> str:
+        """The fold table of what `run` returned, and how far its numbers can be trusted."""
+        table = fold_table(results["folds"], num_folds=len(self.fold_runs), missing=results["missing"])
+        return f"{table}\n{doubt(results)}"
+
+    def _fold_runs(self) -> list[FoldRun]:
+        runs = []
+        seeds = self.run_args.all_seeds
+        for seed in seeds:
+            for plan in self.plans:
+                result = {"fold": plan.fold, "seed": seed}
+                runs.append(
+                    FoldRun(
+                        self.corpus,
+                        plan,
+                        model_args=self.model_args,
+                        run_args=self.run_args,
+                        seed=seed,
+                        folder=self.output_dir / fold_folder(result, seeds=seeds),
+                        name=name_of(result, seeds=seeds),
+                    )
+                )
+        return runs
+
+    def _train(self, asked: Sequence[FoldRun]) -> None:
+        """Run the folds that are not done, after a look at who could leak into what."""
+        self.failed = []
+        todo = [run for run in asked if not run.result]
+        self._check_plans([run for run in todo if run.seed == todo[0].seed])
+        for run in asked:
+            if run not in todo:
+                logger.info("%s is done, its result is kept: %s", run.name, run.folder)
+                run.tidy()
+                continue
+            try:
+                run.run()
+            except Exception as error:
+                if PartialState().num_processes > 1:
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                logger.error("%s failed: %s", run.name, reason, exc_info=not isinstance(error, FORESEEN))
+                run.note_failure(reason)
+                self.failed.append(_entry(run, reason))
+
+    def _check_plans(self, runs: Sequence[FoldRun]) -> None:
+        """Refuse leaks that names do not show, and tell of sentences that are spoken in several parts."""
+        hashes = self.corpus.content_hashes if runs else None
+        for run in runs:
+            check_plan(run.plan, self.corpus.dataset, content_hashes=hashes)
+            counts = shared_sentences(run.plan, self.corpus.dataset)
+            logger.info("fold %d: test utterances whose script is in another part: %s", run.plan.fold, counts)
+
+    def _predictions_path(self, run: FoldRun) -> Path:
+        return self.results_dir / run.folder.relative_to(self.output_dir) / "predictions.csv"
+
+    @property
+    def results_dir(self) -> Path:
+        """Where tables and figures go."""
+        folder = self.output_dir / "evaluation" if self.run_args.evaluate_only else self.output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _claim_output_dir(self) -> None:
+        """Note the run's settings and plans in its folder, or refuse a folder that holds another run."""
+        settings, path = self.settings, self.output_dir / "run.json"
+        with PartialState().main_process_first():
+            if self.run_args.process_index == 0:
+                for part in self.output_dir.rglob("*.part"):  # of a run that was killed while it wrote
+                    if part.is_file():
+                        part.unlink()
+            if not path.exists():
+                if self.output_dir.exists() and any(self.output_dir.iterdir()):
+                    raise ValueError(
+                        f"output_dir must be empty or hold a run of this program, got {str(path.parent)!r}"
+                    )
+                self.output_dir.mkdir(parents=True, exist_ok=True)
+                write_json(path, settings)
+        there = read_json(path)
+        other = [name for name in settings if there.get(name) != settings[name]]
+        if other:
+            told = "; ".join(f"{name} is {there.get(name)!r} there and {settings[name]!r} here" for name in other[:3])
+            raise ValueError(f"output_dir must hold no other run, but {str(path.parent)!r} does: {told}")
+        if self.run_args.process_index == 0:
+            write_json(self.output_dir / "plans.json", [plan.to_dict() for plan in self.plans])
+
+    def _report(self, results: list[dict[str, Any]], *, missing: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write `results.json`, the table and the figures, over the predictions of all folds and seeds."""
+        corpus = self.corpus.description
+        rows, temperatures = self._pooled(results)
+        report = {
+            "corpus": corpus,
+            "settings": self.settings,
+            "versions": versions(),
+            "summary": summarise(results, num_folds=len(self.fold_runs)),
+            "uncertainty": describe_uncertainty(rows),
+            "calibration": describe_calibration(rows, temperature=temperatures),
+            "folds": results,
+            "missing": missing,
+        }
+        if self.run_args.process_index == 0:
+            write_json(self.results_dir / "results.json", report)
+            write_text(self.results_dir / "results.md", f"{corpus}\n\n{self.table(report)}\n")
+            self._plot(rows, temperatures, num_done=len(results))
+        PartialState().wait_for_everyone()
+        return report
+
+    def _pooled(self, results: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float] | None]:
+        """The predictions of all folds and seeds, and for each the temperature that its model was given."""
+        PartialState().wait_for_everyone()  # the main process has written them
+        known = {(run.plan.fold, run.seed): self._predictions_path(run) for run in self.fold_runs}
+        rows, temperatures = [], []
+        for result in results:
+            of_fold = read_predictions(known[result["fold"], result["seed"]])
+            rows += of_fold
+            temperatures += [result["temperature"]] * len(of_fold)
+        return rows, None if None in temperatures else temperatures
+
+    def _plot(self, rows: list[dict[str, Any]], temperatures: list[float] | None, *, num_done: int) -> None:
+        pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"
+        title = f"{pooled}\n{self.corpus.description.split(',')[0]}"
+        plot_confusion(
+            self.results_dir / "confusion.png",
+            references=[row["label"] for row in rows],
+            predictions=[row["prediction"] for row in rows],
+            label_names=self.corpus.labels,
+            title=title,
+        )
+        plot_reliability(self.results_dir / "reliability.png", rows=rows, title=title, temperature=temperatures)
+        plot_risk_coverage(self.results_dir / "risk_coverage.png", rows=rows, title=title)
+
+
+def versions() -> dict[str, str]:
+    """Releases of what a result rests on."""
+    packages = ("shift-ser", "torch", "transformers", "datasets", "evaluate", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def _entry(run: FoldRun, reason: str) -> dict[str, Any]:
+    return {"fold": run.plan.fold, "seed": run.seed, "reason": reason}

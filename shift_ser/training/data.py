@@ -1,0 +1,168 @@
+"""A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
+
+from ..corpora.corpus import SAMPLING_RATE, Recording, scan_recordings
+from ..corpora.iemocap import load_iemocap
+from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from .arguments import DataArguments, ModelArguments
+from .feature_cache import FrameCache, FrameDataset, encode_dataset
+
+
+class SpeechCorpus:
+    """The corpus of a run, preprocessed as its encoder wants it.
+
+    Args:
+        model_args: Which encoder.
+        data_args: Which corpus, and how much of an utterance.
+
+    Attributes:
+        dataset: What `load_iemocap` returned.
+        description: What kind of speech it is, in a sentence.
+        labels: Class names by index.
+        label_of: Class index of each utterance.
+        speaker_of: Speaker of each utterance.
+        cache: What of the encoder does not change in training, once `encode` has run.
+
+    Raises:
+        ValueError: If the encoder's preprocessing is not known or not for 16 kHz.
+        FileNotFoundError: If the corpus is not where it is said to be.
+    """
+
+    def __init__(self, model_args: ModelArguments, data_args: DataArguments) -> None:
+        self.data_args = data_args
+        self.feature_extractor = build_feature_extractor(model_args, data_args)
+        self.dataset = load_iemocap(data_args.corpus)
+        self.description: str = self.dataset.info.description
+        self.labels: list[str] = self.dataset.features["label"].names
+        names = list(self.dataset["utterance"])
+        self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))
+        self.speaker_of: dict[str, str] = dict(zip(names, self.dataset["speaker"], strict=True))
+        self.cache: FrameCache | None = None
+        self._row_of = {utterance: row for row, utterance in enumerate(names)}
+
+    @cached_property
+    def recordings(self) -> dict[str, Recording]:
+        """Content and length of each utterance's recording, read once for a run.
+
+        Raises:
+            ValueError: If one cannot be used; the message names it.
+        """
+        return scan_recordings(self.dataset)
+
+    @property
+    def content_hashes(self) -> dict[str, str]:
+        """Hash of each utterance's samples: equal for recordings that are copies of each other."""
+        return {utterance: recording.content_hash for utterance, recording in self.recordings.items()}
+
+    def encode(self, encoder: PreTrainedModel, *, output: int | str) -> None:
+        """Run what is frozen of an encoder over the corpus, once; from then on `examples` are its frames.
+
+        Args:
+            encoder: The encoder.
+            output: What to keep, as in `encode_dataset`.
+        """
+        if self.cache is None:
+            self.cache = encode_dataset(
+                encoder,
+                self.dataset,
+                feature_extractor=self.feature_extractor,
+                cache_dir=self.data_args.cache_dir,
+                output=output,
+                dtype=self.data_args.cache_dtype,
+                encoder_dtype=self.data_args.encoder_dtype,
+                max_seconds=self.data_args.max_seconds,
+                recordings=self.recordings,
+            )
+
+    def examples(self, utterances: Sequence[str]) -> Dataset:
+        """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
+        longest = self.data_args.max_seconds
+        seconds = [min(self.recordings[utterance].num_samples / SAMPLING_RATE, longest) for utterance in utterances]
+        if self.cache is not None:
+            labels = [self.label_of[utterance] for utterance in utterances]
+            return FrameDataset(self.cache, utterances, labels, seconds=seconds)
+        rows = self.dataset.select([self._row_of[utterance] for utterance in utterances])
+        return WaveformDataset(
+            rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds
+        )
+
+    def prediction_rows(self, utterances: Sequence[str], logits: torch.Tensor) -> list[dict[str, Any]]:
+        """What `report.write_predictions` takes, from logits `(utterances, labels)`."""
+        rows = []
+        for utterance, scores in zip(utterances, logits.double().softmax(dim=-1).tolist(), strict=True):
+            rows.append(
+                {
+                    "utterance": utterance,
+                    "speaker": self.speaker_of[utterance],
+                    "label": self.labels[self.label_of[utterance]],
+                    "prediction": self.labels[scores.index(max(scores))],
+                    "probabilities": dict(zip(self.labels, scores, strict=True)),
+                }
+            )
+        return rows
+
+
+class WaveformDataset(Dataset[dict[str, Any]]):
+    """Recordings with their labels, read when they are asked for, as `DataCollatorForShift` takes them.
+
+    Args:
+        rows: Columns `audio` and `label`.
+        feature_extractor: Normalises the samples.
+        max_samples: What is cut to.
+        seconds: Length of each row, for batches that are sorted by it.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        feature_extractor: ShiftFeatureExtractor,
+        *,
+        max_samples: int,
+        seconds: Sequence[float],
+    ) -> None:
+        self.rows, self.feature_extractor, self.max_samples, self.seconds = (
+            rows,
+            feature_extractor,
+            max_samples,
+            seconds,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`input_values`, float32 `(samples,)`, and `labels`, an int."""
+        row = self.rows[index]
+        features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
+        return {"input_values": features["input_values"][0], "labels": row["label"]}
+
+
+def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:
+    """The encoder's own preprocessing, with the mask always on, or padded to one length as the authors did.
+
+    Raises:
+        ValueError: If the encoder tells nothing of its preprocessing and neither does `do_normalize`, or its sampling
+            rate is not 16 kHz.
+    """
+    fixed = round(data_args.max_seconds * SAMPLING_RATE) if model_args.mask_padding is False else None
+    options = {} if data_args.do_normalize is None else {"do_normalize": data_args.do_normalize}
+    try:
+        extractor = ShiftFeatureExtractor.from_pretrained(model_args.encoder_path, fixed_length=fixed, **options)
+    except OSError as error:
+        if not options:
+            raise ValueError(
+                f"do_normalize must be given, since {model_args.encoder!r} has no readable preprocessor_config.json,"
+                f" got None ({error})"
+            ) from error
+        extractor = ShiftFeatureExtractor(fixed_length=fixed, **options)
+    if extractor.sampling_rate != SAMPLING_RATE:
+        raise ValueError(f"encoder must take speech at {SAMPLING_RATE} Hz, got {extractor.sampling_rate}")
+    return extractor

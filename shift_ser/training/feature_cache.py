@@ -1,0 +1,447 @@
+"""One pass of the frozen encoder over a dataset, kept on disk (`frame_store`).
+
+The folder is named after everything that its numbers depend on, so folds, heads, seeds and studies share one pass.
+"""
+
+import copy
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, tqdm
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, SequenceFeatureExtractor
+
+from ..corpora.corpus import Columns, Recording, scan_recordings
+from ..cpu import use_matrix_convolutions
+
+logger = logging.getLogger(__name__)
+
+
+_UNFINISHED = "unfinished"
+_DEAD_AFTER = 24 * 60 * 60  # seconds; of writers on other machines one cannot know more
+
+
+class FrameCache:
+    """The frames of each utterance, memory-mapped: nothing is read before it is asked for. Made by `open`.
+
+    Attributes:
+        path: The folder.
+        input_name: As what a model takes the frames: `encoder_hidden_states` or `extract_features`.
+        layer: The one layer that is looked at in a cache of all layers.
+    """
+
+    def __init__(self, path: Path, *, layer: int | None = None) -> None:
+        self.path, self.layer = path, layer
+        shards = sorted(path.glob("frames-*-of-*.safetensors"))
+        expected = int(shards[0].stem.rsplit("-", 1)[1]) if shards else 1
+        if [shard.name for shard in shards] != [shard_name(index, expected) for index in range(expected)]:
+            raise ValueError(f"{len(shards)} of {expected} shards are there")
+        self._shard_of: dict[str, Any] = {}
+        for shard in shards:
+            opened = safe_open(shard, framework="pt")
+            self._shard_of |= dict.fromkeys(opened.keys(), opened)
+        self.input_name: str = opened.metadata()["input_name"]
+
+    @classmethod
+    def open(cls, path: str | Path, *, layer: int | None = None) -> "FrameCache":
+        """Map the cache in a folder that `encode_dataset` wrote; checksums are not compared here.
+
+        Args:
+            path: The folder.
+            layer: Look at one layer of a cache of all layers.
+
+        Returns:
+            The cache.
+
+        Raises:
+            ValueError: If the folder does not hold a whole cache; the message tells what is wrong.
+        """
+        try:
+            return cls(Path(path), layer=layer)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{path} is not a whole frame cache: {error!r}") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path alone: each data loader worker maps the files itself."""
+        return _open, (self.path, self.layer)
+
+    def __len__(self) -> int:
+        return len(self._shard_of)
+
+    def __contains__(self, utterance: object) -> bool:
+        return utterance in self._shard_of
+
+    def frames(self, utterance: str) -> torch.Tensor:
+        """Frames of one utterance, 20 ms each for the usual encoders.
+
+        Args:
+            utterance: Its name.
+
+        Returns:
+            View of the mapped file in the dtype of the cache, shape `(time, channels)`, or `(layers, time, channels)`
+            of all layers. Do not write to it: later reads would see it (the file would not).
+
+        Raises:
+            KeyError: If the cache does not hold the utterance.
+        """
+        if utterance not in self:
+            raise KeyError(f"utterance {utterance!r} is not in the frame cache {self.path} of {len(self)} utterances")
+        frames = self._shard_of[utterance].get_tensor(utterance)
+        return frames if self.layer is None else frames[self.layer]
+
+
+class FrameDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Cached frames with their labels, as `DataCollatorForShift` takes them.
+
+    Args:
+        cache: Where the frames are.
+        utterances: Names of the utterances, in the order of the dataset.
+        labels: Class number of each.
+        seconds: Length of each, for batches that are sorted by it.
+
+    Raises:
+        ValueError: If there are not as many labels, or lengths, as utterances.
+        KeyError: If the cache lacks an utterance.
+    """
+
+    def __init__(
+        self,
+        cache: FrameCache,
+        utterances: Sequence[str],
+        labels: Sequence[int],
+        *,
+        seconds: Sequence[float] | None = None,
+    ) -> None:
+        self.cache, self.utterances, self.labels, self.seconds = cache, utterances, labels, seconds
+        if len(utterances) != len(labels):
+            raise ValueError(f"there must be one label an utterance, got {len(labels)} and {len(utterances)}")
+        if seconds is not None and len(seconds) != len(utterances):
+            raise ValueError(f"there must be one length an utterance, got {len(seconds)} and {len(utterances)}")
+        if missing := [utterance for utterance in utterances if utterance not in cache]:
+            raise KeyError(f"{len(missing)} utterances are not in the frame cache {cache.path}: {missing[0]!r}, ...")
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The frames under the cache's `input_name`, not to be written to, and `labels`, an int."""
+        return {self.cache.input_name: self.cache.frames(self.utterances[index]), "labels": self.labels[index]}
+
+
+def shard_name(index: int, count: int) -> str:
+    """File name of a shard.
+
+    Example:
+        >>> shard_name(3, 60)
+        'frames-00003-of-00060.safetensors'
+    """
+    return f"frames-{index:05d}-of-{count:05d}.safetensors"
+
+
+def write_shard(path: Path, frames: Mapping[str, torch.Tensor], *, input_name: str) -> None:
+    """Write the frames of some utterances aside, and name the file when it is whole.
+
+    Args:
+        path: The shard.
+        frames: Frames of each utterance, contiguous, on the CPU.
+        input_name: As what a model takes them.
+
+    Raises:
+        OSError: If the disk does not take it; nothing is left then.
+    """
+    aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{_UNFINISHED}")
+    metadata = {"input_name": input_name, "crc32": _checksum(frames)}
+    try:
+        save_file(dict(frames), aside, metadata=metadata)
+        os.replace(aside, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check_shard(path: Path, utterances: Sequence[str]) -> None:
+    """Read a shard through.
+
+    Args:
+        path: The shard.
+        utterances: Names of what it has to hold.
+
+    Raises:
+        ValueError: If it is damaged or holds something else; the message tells what is wrong.
+    """
+    try:
+        with safe_open(path, framework="pt") as shard:
+            frames = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
+            written = (shard.metadata() or {}).get("crc32")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if set(frames) != set(utterances):
+        raise ValueError(f"{path} is damaged: it holds {len(frames)} utterances, not the {len(utterances)} expected")
+    if _checksum(frames) != written:
+        raise ValueError(f"{path} is damaged: its frames have another checksum than was written")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what runs that are dead have left unfinished in a folder."""
+    for aside in folder.glob(f"*.{_UNFINISHED}"):
+        name, process, _ = aside.name.rsplit(".", 2)
+        here = name.endswith(f".{socket.gethostname()}")
+        try:
+            dead = not psutil.pid_exists(int(process)) if here else time.time() - aside.stat().st_mtime > _DEAD_AFTER
+        except FileNotFoundError:  # its writer was faster
+            continue
+        if dead:
+            aside.unlink(missing_ok=True)
+
+
+def _checksum(frames: Mapping[str, torch.Tensor]) -> str:
+    """CRC-32 over names, shapes and numbers, whatever their order."""
+    value = 0
+    for name, tensor in sorted(frames.items()):
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _open(path: Path, layer: int | None) -> FrameCache:
+    return FrameCache.open(path, layer=layer)
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+_SHARD = 32  # utterances a file: what a kill loses, and what a process holds in memory
+
+
+def encode_dataset(
+    encoder: PreTrainedModel,
+    dataset: Columns,
+    *,
+    feature_extractor: SequenceFeatureExtractor,
+    cache_dir: str | Path,
+    output: int | str = "last",
+    dtype: str = "float32",
+    encoder_dtype: str = "float32",
+    max_seconds: float | None = None,
+    recordings: Mapping[str, Recording] | None = None,
+) -> FrameCache:
+    """Run the frozen encoder once over every utterance, or reuse what earlier runs left on disk.
+
+    Utterances go through one at a time, padded by nothing but the feature extractor, so no number depends on what an
+    utterance is batched with. With several processes (`accelerate`) each encodes its share. A run that was killed goes
+    on with the next shard; a shard that is damaged is encoded again.
+
+    Args:
+        encoder: Any wav2vec2-like `AutoModel`; run in eval mode, on the device it is on.
+        dataset: Columns `utterance` (unique names) and `audio` (`array`, mono float samples, and `sampling_rate`).
+        feature_extractor: Normalises the samples; refuses another sampling rate than its own.
+        cache_dir: Folder that holds one sub-folder for each combination of encoder, data and options.
+        output: `"last"`: the encoder's last frames; a number: one of its `hidden_states`; `"all"`: all of these, the
+            input of its first layer and the output of each; `"convolutions"`: what its convolutions make of speech.
+        dtype: Of what is kept: float32, float16 or bfloat16.
+        encoder_dtype: What the encoder computes in: one of the same.
+        max_seconds: Cut longer audio to its first seconds.
+        recordings: What `scan_recordings` found in the dataset, if it is known already.
+
+    Returns:
+        The cache of the whole dataset.
+
+    Raises:
+        ValueError: If an option or the dataset makes no sense, or an utterance cannot be read or encoded, or has
+            frames that are not finite; the message names it. What was cached before stays.
+        OSError: If the disk has no room for the frames.
+    """
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"max_seconds must be above 0, got {max_seconds}")
+    recordings = scan_recordings(dataset) if recordings is None else recordings
+    max_samples = None if max_seconds is None else round(max_seconds * feature_extractor.sampling_rate)
+    encoding = _Encoding(encoder, feature_extractor, output, max_samples, dtype, encoder_dtype)
+    encoding.check()
+    key, layer = encoding.key(recordings), None
+    path = Path(cache_dir) / f"{key}-{output}"
+    if isinstance(output, int) and _is_there(Path(cache_dir) / f"{key}-all"):
+        encoding, layer, path = replace(encoding, output="all"), output, Path(cache_dir) / f"{key}-all"
+    _fill(path, encoding, dataset, recordings)
+    return FrameCache.open(path, layer=layer)
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Everything but the audio that the frames depend on; `max_samples` is in samples of the feature extractor."""
+
+    encoder: PreTrainedModel
+    feature_extractor: Any
+    output: int | str
+    max_samples: int | None
+    dtype: str
+    encoder_dtype: str
+
+    def check(self) -> None:
+        """Refuse what cannot be done."""
+        for name in ("dtype", "encoder_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"{name} must be one of {DTYPES}, got {getattr(self, name)!r}")
+        layers = range(self.encoder.config.num_hidden_layers + 1)
+        if self.output not in ("last", "all", "convolutions", *layers):
+            raise ValueError(
+                f"output must be 'last', 'all', 'convolutions' or a layer from 0 to {layers[-1]}, got {self.output!r}"
+            )
+
+    @property
+    def input_name(self) -> str:
+        """As what a model takes the frames."""
+        return "extract_features" if self.output == "convolutions" else "encoder_hidden_states"
+
+    def key(self, recordings: Mapping[str, Recording]) -> str:
+        """Sixteen digits; where the encoder was loaded from, and by which release, changes no frame."""
+        used = self.encoder.feature_extractor if self.output == "convolutions" else self.encoder
+        weights = hashlib.sha256()
+        for name, weight in sorted(used.state_dict().items()):
+            weights.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            weights.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        config = self.encoder.config.to_dict()
+        config = {name: config[name] for name in config.keys() - {"_name_or_path", "transformers_version"}}
+        audio = {name: recording.content_hash for name, recording in recordings.items()}
+        options = [self.max_samples, self.dtype, self.encoder_dtype, list(audio)]
+        parts = [weights.hexdigest(), config, self.feature_extractor.to_dict(), options, audio]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def num_bytes(self, lengths: Sequence[int]) -> int:
+        """What the frames of utterances of these lengths (samples) take on disk, but for names."""
+        fixed = getattr(self.feature_extractor, "fixed_length", None)
+        least = getattr(self.feature_extractor, "min_length", 1)
+        samples = torch.tensor([fixed or max(min(length, self.max_samples or length), least) for length in lengths])
+        frames = int(self.encoder._get_feat_extract_output_lengths(samples).sum())
+        config = self.encoder.config
+        channels = config.conv_dim[-1] if self.output == "convolutions" else config.hidden_size
+        layers = config.num_hidden_layers + 1 if self.output == "all" else 1
+        return frames * channels * layers * getattr(torch, self.dtype).itemsize
+
+    @contextmanager
+    def ready(self) -> Iterator["_Encoding"]:
+        """With the encoder in eval mode and in the dtype it computes in; afterwards each module is in its own mode."""
+        dtype, training = getattr(torch, self.encoder_dtype), [m for m in self.encoder.modules() if m.training]
+        encoder = self.encoder
+        if dtype == torch.bfloat16:
+            encoder = copy.deepcopy(encoder).to(dtype)
+            use_matrix_convolutions(encoder)  # one that is no part of a ShiftModel has them not
+        elif encoder.dtype != dtype:
+            encoder = copy.deepcopy(encoder).to(dtype)
+        encoder.eval()
+        try:
+            yield replace(self, encoder=encoder)
+        finally:
+            for module in training:
+                module.training = True
+
+    @torch.inference_mode()
+    def frames(self, audio: Mapping[str, Any]) -> torch.Tensor:
+        """Frames of one utterance, shape `(time, channels)` or `(layers, time, channels)`."""
+        samples = np.asarray(audio["array"], dtype=np.float32)[: self.max_samples]
+        features = self.feature_extractor(samples, sampling_rate=audio["sampling_rate"], return_tensors="pt")
+        values = features["input_values"].to(self.encoder.device, self.encoder.dtype)
+        if self.output == "convolutions":
+            frames = self.encoder.feature_extractor(values)[0].T
+        else:
+            output = self.encoder(values, output_hidden_states=self.output != "last", return_dict=True)
+            frames = output.last_hidden_state[0] if self.output == "last" else torch.cat(output.hidden_states)
+            frames = frames[self.output] if isinstance(self.output, int) else frames
+        frames = frames.to("cpu", getattr(torch, self.dtype)).contiguous()
+        if not frames.isfinite().all():
+            raise ValueError(f"the encoder's frames are not finite in {self.dtype}")
+        return frames
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        FrameCache.open(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _fill(path: Path, encoding: _Encoding, dataset: Columns, recordings: Mapping[str, Recording]) -> None:
+    """Write what is missing of a cache, every process its shards; all of them raise if one has to."""
+    names, state = list(recordings), PartialState()
+    if names != list(dataset["utterance"]):
+        raise ValueError(f"recordings must be those of the dataset, got {len(names)}, the first is {names[0]!r}")
+    path.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    shards = [names[start : start + _SHARD] for start in range(0, len(names), _SHARD)]
+    todo = {}
+    for index in range(state.process_index, len(shards), state.num_processes):
+        if not _is_whole(path / shard_name(index, len(shards)), shards[index]):
+            todo[path / shard_name(index, len(shards))] = shards[index]
+    mine = [recordings[name].num_samples for utterances in todo.values() for name in utterances]
+    shares = gather_object([(len(mine), encoding.num_bytes(mine), shutil.disk_usage(path).free)])
+    count, size = sum(share[0] for share in shares), sum(share[1] for share in shares)
+    if not count:
+        logger.info("Reusing the frames of %d utterances in %s", len(names), path)
+        return
+    _check_room(path, size, free=min(share[2] for share in shares))
+    logger.info("Encoding %d of %d utterances into %s, %.1f MB", count, len(names), path, size / 1e6)
+    error = None
+    try:
+        _write(todo, encoding, dataset, {name: row for row, name in enumerate(names)})
+    except (OSError, ValueError) as problem:
+        error = problem
+    told = [message for message in gather_object([str(error or "")]) if message]
+    if told:
+        raise error or ValueError(told[0])
+
+
+def _is_whole(path: Path, utterances: Sequence[str]) -> bool:
+    """Whether a shard is there; one that is damaged is removed."""
+    if not path.exists():
+        return False
+    try:
+        check_shard(path, utterances)
+    except ValueError as problem:
+        logger.warning("Encoding again: %s", problem)
+        path.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _check_room(path: Path, size: int, *, free: int) -> None:
+    """Refuse to begin what the disk cannot take."""
+    if size > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"cache_dir must be on a disk with room for {size} bytes of frames, but {free} are free at {str(path)!r}",
+        )
+
+
+def _write(
+    todo: Mapping[Path, Sequence[str]], encoding: _Encoding, dataset: Columns, row_of: Mapping[str, int]
+) -> None:
+    """Encode shard after shard; one that another run has finished meanwhile is kept."""
+    column = dataset["audio"]
+    bar = tqdm(total=sum(map(len, todo.values())), desc="Encoding", unit="utterance")
+    with encoding.ready() as ready, bar:
+        for path, utterances in todo.items():
+            frames = {}
+            for utterance in [] if path.exists() else utterances:
+                try:
+                    frames[utterance] = ready.frames(column[row_of[utterance]])
+                except (OSError, RuntimeError, TypeError, ValueError) as error:
+                    raise ValueError(f"utterance {utterance!r}: {error}") from error
+                bar.update()
+            if frames:
+                write_shard(path, frames, input_name=encoding.input_name)

@@ -1,0 +1,273 @@
+"""One fold with one seed: train, select, refit, score, save."""
+
+import copy
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import Dataset
+from transformers import set_seed
+from transformers.integrations import is_fsdp_enabled
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..cpu import use_matrix_convolutions
+from ..evaluation.calibration import temperature_of
+from ..evaluation.metrics import SCORES, compute_metrics
+from ..evaluation.report import headline
+from ..evaluation.run_folder import read_json, write_json, write_predictions
+from ..model.modeling_shift_ser import ShiftForSequenceClassification
+from .arguments import ModelArguments, RunArguments
+from .batching import DataCollatorForShift
+from .data import SpeechCorpus
+from .protocols import FoldPlan, shared_sentences
+from .trainer import FoldProgress, ShiftTrainer, last_whole_checkpoint
+
+logger = logging.getLogger(__name__)
+
+_LOGGED = ("epoch", "step", "loss", "grad_norm", "learning_rate")
+_EVALUATED = tuple(f"eval_{part}_{name}" for part in ("selection", "test") for name in ("loss", *SCORES))
+
+
+class FoldRun:
+    """One fold of a run with one seed, in a folder of its own.
+
+    `result.json` is written last: a folder that has it holds a whole fold. Until then `run` goes on from the last
+    whole checkpoint of its training, or of its refit, and ends in the same files.
+
+    Args:
+        corpus: The run's corpus.
+        plan: Who trains, selects, tests.
+        model_args: Encoder, head and scenario.
+        run_args: Protocol and the Trainer's arguments.
+        seed: Of initial weights, dropout, masks and order.
+        folder: Where the fold lies.
+        name: What it is called in messages.
+    """
+
+    def __init__(
+        self,
+        corpus: SpeechCorpus,
+        plan: FoldPlan,
+        *,
+        model_args: ModelArguments,
+        run_args: RunArguments,
+        seed: int,
+        folder: Path,
+        name: str,
+    ) -> None:
+        self.corpus, self.plan, self.model_args, self.run_args = corpus, plan, model_args, run_args
+        self.seed, self.folder, self.name = seed, folder, name
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What `run` returned, if the fold is whole."""
+        path = self.folder / "result.json"
+        return read_json(path) if path.exists() else None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last try failed, if it did."""
+        path = self.folder / "failed.json"
+        return read_json(path)["reason"] if path.exists() else None
+
+    def run(self) -> dict[str, Any]:
+        """Train, choose the epoch as the protocol says, refit if asked, score the test set, save all of it.
+
+        The temperature is that of the selected model also after a refit, which has trained on what it is fitted to.
+        """
+        (self.folder / "failed.json").unlink(missing_ok=True)
+        trainer, encoder = self._train(self.plan.train)
+        result = self._describe(trainer)
+        result["temperature"], files = None, {}
+        if self.run_args.selects:
+            trainer.load_selected()
+            _, files["selection_predictions.csv"] = self._score(trainer, self.plan.selection)
+            result["temperature"] = temperature_of(files["selection_predictions.csv"])
+        if self.run_args.refit:
+            both = {*self.plan.train, *self.plan.selection}
+            train = [utterance for utterance in self.corpus.label_of if utterance in both]
+            trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
+            result["refit_history"] = _history(trainer.state.log_history)
+        kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
+        result["test"], files["predictions.csv"] = self._score(trainer, self.plan.test)
+        result["columns"][kept] = result["test"]
+        weights = trainer.all_weights()
+        trainer.model.shift_ser.encoder = encoder
+        trainer.model.config.temperature = result["temperature"]
+        if self.run_args.process_index == 0:
+            weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
+            trainer.model.save_pretrained(self.folder, state_dict=weights)
+            self.corpus.feature_extractor.save_pretrained(self.folder)
+            for file, rows in files.items():
+                write_predictions(self.folder / file, rows=rows)
+            write_json(self.folder / "result.json", result)
+            self.tidy()
+        PartialState().wait_for_everyone()
+        return result
+
+    def evaluate(self, predictions_path: Path) -> dict[str, Any]:
+        """Score the saved model again on its test set.
+
+        Args:
+            predictions_path: File for the predictions.
+
+        Raises:
+            FileNotFoundError: If the fold is not done.
+        """
+        result = self.result
+        if result is None:
+            raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
+        model = ShiftForSequenceClassification.from_pretrained(self.folder)
+        self.take_encoder(model)
+        scores, rows = self._score(self._trainer(model), self.plan.test)
+        if self.run_args.process_index == 0:
+            predictions_path.parent.mkdir(parents=True, exist_ok=True)
+            write_predictions(predictions_path, rows=rows)
+            self.tidy()  # every Trainer makes a folder
+        return {**result, "test": scores, "columns": {**result["columns"], headline(result): scores}}
+
+    def note_failure(self, reason: str) -> None:
+        """Write down why the fold failed, if the disk lets us."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "failed.json", {"fold": self.plan.fold, "seed": self.seed, "reason": reason})
+        except OSError as error:
+            logger.error("%s: its reason could not be written down: %s", self.name, error)
+
+    def tidy(self) -> None:
+        """Remove the checkpoints of a finished fold."""
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def _train(
+        self, utterances: Sequence[str], *, refit_epochs: float | None = None
+    ) -> tuple[ShiftTrainer, torch.nn.Module]:
+        """Train a new model, or go on where its last whole checkpoint is; also returns its encoder.
+
+        A refit has the schedule of the training that it repeats, and is scored only at its end.
+        """
+        set_seed(self.seed)
+        model = self.new_model()
+        encoder = self.take_encoder(model)
+        parts = {"selection": self.plan.selection, "test": self.plan.test} if refit_epochs is None else {}
+        scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
+        train = self.corpus.examples(utterances)
+        trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs)
+        with PartialState().main_process_first():
+            checkpoint = last_whole_checkpoint(trainer.args.output_dir)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer, encoder
+
+    def new_model(self) -> ShiftForSequenceClassification:
+        """The pretrained encoder with a new head, as the fold's options say."""
+        if is_fsdp_enabled():  # of transformers: whether other processes get empty weights
+            raise ValueError(
+                "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
+            )
+        names = dict(enumerate(self.corpus.labels))
+        model = ShiftForSequenceClassification.from_encoder_pretrained(
+            self.model_args.encoder_path,
+            **self.model_args.config_options(),
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
+        )
+        use_matrix_convolutions(model.shift_ser.encoder)
+        return model
+
+    def take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
+        """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""
+        encoder = model.shift_ser.encoder
+        if model.config.freeze_encoder:
+            self.corpus.encode(encoder.to(self.run_args.device), output=model.config.encoder_output)
+            model.shift_ser.encoder = None
+        elif self.corpus.data_args.cache_convolutions:
+            self.corpus.encode(encoder.to(self.run_args.device), output="convolutions")
+        return encoder
+
+    def _trainer(
+        self,
+        model: ShiftForSequenceClassification,
+        *,
+        train: Dataset | None = None,
+        scored: dict[str, Dataset] | None = None,
+        refit_epochs: float | None = None,
+    ) -> ShiftTrainer:
+        run_args = copy.copy(self.run_args)
+        run_args.seed = self.seed
+        run_args.output_dir = str(self.folder / "checkpoints" / ("train" if refit_epochs is None else "refit"))
+        run_args.push_to_hub = False  # the run is pushed, not its checkpoints
+        if refit_epochs is not None:
+            run_args.num_train_epochs = refit_epochs
+        if not scored:
+            run_args.eval_strategy, run_args.metric_for_best_model = "no", None
+        trainer = ShiftTrainer(
+            schedule_epochs=None if refit_epochs is None else self.run_args.num_train_epochs,
+            model=model,
+            args=run_args,
+            train_dataset=train,
+            eval_dataset=scored,
+            data_collator=DataCollatorForShift(),
+            compute_metrics=compute_metrics,
+            callbacks=[FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit")],
+        )
+        for callback in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(callback)
+        return trainer
+
+    def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """WA, UA and F1 of the utterances, and a row for each of them."""
+        output = trainer.predict(self.corpus.examples(utterances), metric_key_prefix="test")
+        scores = {name: output.metrics[f"test_{name}"] for name in SCORES}
+        return scores, self.corpus.prediction_rows(utterances, torch.from_numpy(output.predictions))
+
+    def _describe(self, trainer: ShiftTrainer) -> dict[str, Any]:
+        """What is known of a trained fold before its model is chosen and scored."""
+        history = _history(trainer.state.log_history)
+        epochs = [_scores(entry, "test") for entry in history if "eval_test_wa" in entry]
+        best = _best_entry(trainer) if self.run_args.selects else None
+        columns = {
+            "last": epochs[-1],
+            "selected": best and _scores(best, "test"),
+            "oracle": {name: max(scores[name] for scores in epochs) for name in SCORES},
+        }
+        return {
+            "fold": self.plan.fold,
+            "seed": self.seed,
+            "plan": self.plan.hash,
+            "test_group": self.plan.test_group,
+            "selection_group": self.plan.selection_group,
+            "num_train": len(self.plan.train),
+            "num_selection": len(self.plan.selection),
+            "num_test": len(self.plan.test),
+            "shared_sentences": shared_sentences(self.plan, self.corpus.dataset),
+            "last_epoch": round(trainer.state.epoch or 0),
+            "selected_epoch": best and round(best["epoch"]),
+            "columns": columns,
+            "selection": best and _scores(best, "selection"),
+            "history": history,
+        }
+
+
+def _best_entry(trainer: ShiftTrainer) -> dict[str, float]:
+    """What was logged at the end of the selected epoch."""
+    history = _history(trainer.state.log_history)
+    return next(entry for entry in history if entry["step"] == trainer.state.best_global_step)
+
+
+def _scores(entry: dict[str, float], part: str) -> dict[str, float]:
+    return {name: entry[f"eval_{part}_{name}"] for name in SCORES}
+
+
+def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The Trainer's log, one entry per logged step, without clock times: the same run gives the same history.
+
+    Names are in one order, which the Trainer's log has only until it is read back from a checkpoint.
+    """
+    merged: dict[float, dict[str, float]] = {}
+    for entry in log:
+        merged.setdefault(entry["step"], {}).update(entry)
+    entries = [{name: entry[name] for name in (*_LOGGED, *_EVALUATED) if name in entry} for entry in merged.values()]
+    return [entry for entry in entries if entry.keys() - {"epoch", "step"}]

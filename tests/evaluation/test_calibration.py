@@ -1,0 +1,261 @@
+import itertools
+import json
+import logging
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from shift_ser.evaluation.calibration import (
+    apply_temperature,
+    arrays,
+    calibration_error,
+    describe,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability_table,
+    risk_coverage,
+    temperature_of,
+)
+from shift_ser.evaluation.report import plot_reliability, plot_risk_coverage
+from shift_ser.evaluation.run_folder import read_predictions, write_predictions
+
+LABELS = ["angry", "happy", "neutral", "sad"]
+
+
+def drawn(num=400, *, sharpness=2.5, seed=0, labels=4):
+    """Logits that are too sharp by a known factor: the labels are drawn from what they were before."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (num, labels))
+    references = np.array([rng.choice(labels, p=shares) for shares in softmax(logits, axis=1)])
+    return sharpness * logits, references
+
+
+def rows_of(probabilities, references):
+    return [
+        {"utterance": f"u{i}", "speaker": "s", "label": LABELS[reference], "prediction": LABELS[shares.argmax()],
+         "probabilities": dict(zip(LABELS, shares.tolist(), strict=True))}
+        for i, (shares, reference) in enumerate(zip(probabilities, references, strict=True))
+    ]  # fmt: skip
+
+
+def loop_error(probabilities, references, num_bins):
+    total = 0.0
+    for number in range(num_bins):
+        confidences, hits = [], []
+        for shares, reference in zip(probabilities, references, strict=True):
+            top = max(shares)
+            if number / num_bins < top <= (number + 1) / num_bins:
+                confidences.append(top)
+                hits.append(float(list(shares).index(top) == reference))
+        if hits:
+            gap = abs(sum(hits) / len(hits) - sum(confidences) / len(confidences))
+            total += len(hits) / len(references) * gap
+    return total
+
+
+def loop_risks(probabilities, references):
+    order = sorted(range(len(references)), key=lambda i: -max(probabilities[i]))
+    risks, errors = [], 0
+    for answered, i in enumerate(order, start=1):
+        errors += int(np.argmax(probabilities[i]) != references[i])
+        risks.append(errors / answered)
+    return risks
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 15, 100])
+def test_calibration_error_is_that_of_a_plain_loop(num_bins):
+    for seed in range(5):
+        logits, references = drawn(101, seed=seed)
+        shares = softmax(logits, axis=1)
+        error = calibration_error(shares, references=references, num_bins=num_bins)
+        assert error == pytest.approx(loop_error(shares, references, num_bins), abs=1e-12)
+
+
+def test_calibration_error_of_known_cases():
+    sure = np.array([[1.0, 0.0]] * 4)
+    assert calibration_error(sure, references=np.array([0, 0, 0, 0])) == 0
+    assert calibration_error(sure, references=np.array([1, 1, 1, 1])) == 1
+    assert calibration_error(np.full((4, 2), 0.5), references=np.array([0, 1, 0, 1])) == 0
+    logits, references = drawn(20000, sharpness=1)
+    assert calibration_error(softmax(logits, axis=1), references=references) < 0.015  # they are their own truth
+
+
+def test_reliability_table():
+    shares = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
+    table = reliability_table(shares, references=np.array([0, 1, 1, 0]), num_bins=5)
+    assert [entry["count"] for entry in table] == [0, 0, 1, 1, 2]
+    assert table[0] == {"lower": 0.0, "upper": 0.2, "count": 0, "confidence": None, "accuracy": None}
+    assert (table[4]["confidence"], table[4]["accuracy"]) == (pytest.approx(0.95), 0.5)
+
+
+def test_the_temperature_that_was_put_in_is_found():
+    for sharpness in (0.3, 1.0, 2.5, 8.0):
+        logits, references = drawn(20000, sharpness=sharpness)
+        assert fit_temperature(logits, references=references) == pytest.approx(sharpness, rel=0.03)
+
+
+def test_no_temperature_of_a_grid_nor_lbfgs_is_better():
+    logits, references = drawn(300)
+    fitted = fit_temperature(logits, references=references)
+    losses = [negative_log_likelihood(softmax(logits / t, axis=1), references=references)
+              for t in (fitted, *np.geomspace(0.05, 20, 500))]  # fmt: skip
+    assert losses[0] == pytest.approx(min(losses), abs=1e-12)
+    beta = torch.ones(1, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([beta], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = torch.nn.functional.cross_entropy(beta * torch.from_numpy(logits), torch.from_numpy(references))
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert fitted == pytest.approx(1 / beta.item(), rel=1e-4)
+
+
+def test_probabilities_and_shifted_logits_give_the_same_temperature():
+    logits, references = drawn(200)
+    fitted = fit_temperature(logits, references=references)
+    shares = softmax(logits, axis=1)
+    assert fit_temperature(np.log(shares), references=references) == pytest.approx(fitted)
+    assert fit_temperature(logits + np.arange(200)[:, None], references=references) == pytest.approx(fitted)
+    assert temperature_of(rows_of(shares, references)) == pytest.approx(fitted)
+    np.testing.assert_allclose(apply_temperature(shares, fitted), softmax(logits / fitted, axis=1), atol=1e-12)
+
+
+def test_sets_that_tell_no_temperature(caplog):
+    right, wrong = np.zeros(6, dtype=int), np.ones(6, dtype=int)
+    logits = np.tile([3.0, 1.0], (6, 1))
+    assert fit_temperature(logits, references=right) == 0.05
+    assert fit_temperature(logits, references=wrong) == 20
+    assert fit_temperature(logits, references=right, bounds=(0.5, 2)) == 0.5
+    bound = "the temperature is at its bound {}: the set it is fitted on tells no better one"
+    assert caplog.messages == [bound.format(value) for value in ("0.05", "20", "0.5")]
+    caplog.clear()
+    assert fit_temperature(np.full((6, 2), 7.0), references=right) == 1  # all the same: nothing to divide
+    assert fit_temperature(np.zeros((1, 3)), references=[2]) == 1
+    assert not caplog.messages
+    hard = rows_of(np.eye(4)[[0, 0, 1, 0]], [0, 0, 1, 1])  # sure, and once wrong
+    assert temperature_of(hard) == 20
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e3, 1e300])
+def test_logits_of_any_size_fit_without_a_warning(scale):
+    logits, references = drawn(100)
+    assert 0.05 <= fit_temperature(scale * logits, references=references) <= 20
+
+
+def test_a_temperature_keeps_the_order_of_labels():
+    shares = softmax(drawn(50)[0], axis=1)
+    for temperature in (0.05, 0.5, 3, 20, np.linspace(0.1, 9, 50)):
+        after = apply_temperature(shares, temperature)
+        np.testing.assert_allclose(after.sum(axis=1), 1)
+        assert (np.argsort(after, axis=1, kind="stable")[:, -1] == shares.argmax(axis=1)).all()
+    assert np.isfinite(apply_temperature(np.array([[1.0, 0.0]]), 0.05)).all()
+
+
+def test_risks_are_those_of_a_plain_loop():
+    logits, references = drawn(77)
+    shares = softmax(logits, axis=1)
+    coverage, risk = risk_coverage(shares, references=references)
+    np.testing.assert_allclose(coverage, np.arange(1, 78) / 77)
+    np.testing.assert_allclose(risk, loop_risks(shares, references))
+
+
+def test_equal_confidences_count_with_the_mean_over_their_orders():
+    shares = np.array([[0.9, 0.1], [0.7, 0.3], [0.3, 0.7], [0.7, 0.3], [0.6, 0.4]])
+    references = np.array([0, 1, 1, 0, 1])
+    orders = [[0, *middle, 4] for middle in itertools.permutations([1, 2, 3])]
+    expected = np.mean([loop_risks(shares[order], references[order]) for order in orders], axis=0)
+    for order in orders:
+        np.testing.assert_allclose(risk_coverage(shares[order], references=references[order])[1], expected)
+
+
+def test_describe_gives_each_number():
+    logits, references = drawn(200)
+    shares = softmax(logits, axis=1)
+    rows = rows_of(shares, references)
+    temperature = temperature_of(rows)
+    described = describe(rows, temperature=temperature)
+    after = softmax(logits / temperature, axis=1)
+    risks = loop_risks(after, references)
+    at = described.pop("accuracy_at")
+    assert described == pytest.approx(
+        {
+            "temperature": temperature,
+            "ece_before": loop_error(shares, references, 15), "ece_after": loop_error(after, references, 15),
+            "nll_before": -np.mean(np.log(shares[np.arange(200), references])),
+            "nll_after": -np.mean(np.log(after[np.arange(200), references])),
+            "aurc": np.mean(risks),
+        }
+    )  # fmt: skip
+    assert at == pytest.approx({"50%": 1 - risks[99], "80%": 1 - risks[159], "100%": 1 - risks[199]})
+    assert described["ece_after"] < described["ece_before"] and described["nll_after"] < described["nll_before"]
+    assert json.loads(json.dumps(describe(rows, temperature=temperature))) == {**described, "accuracy_at": at}
+
+
+def test_describe_without_and_with_several_temperatures():
+    logits, references = drawn(200)
+    rows = rows_of(softmax(logits, axis=1), references)
+    described = describe(rows)
+    assert described["temperature"] is described["ece_after"] is described["nll_after"] is None
+    assert describe(rows, temperature=1.0)["nll_after"] == pytest.approx(described["nll_before"])
+    assert describe(rows, temperature=[2.0] * 200) == describe(rows, temperature=2.0)
+    each = [2.0] * 100 + [4.0] * 100
+    several = describe(rows, temperature=each)
+    halves = [describe(rows[:100], temperature=2.0), describe(rows[100:], temperature=4.0)]
+    assert several["temperature"] == [2.0, 4.0]
+    assert several["nll_after"] == pytest.approx(np.mean([half["nll_after"] for half in halves]))
+    assert describe(rows[:1], temperature=2.0)["accuracy_at"]["50%"] in (0.0, 1.0)
+
+
+def test_rows_that_were_on_disk_give_the_same_numbers(tmp_path):
+    logits, references = drawn(50)
+    rows = rows_of(softmax(logits, axis=1), references)
+    write_predictions(tmp_path / "predictions.csv", rows=rows)
+    assert describe(read_predictions(tmp_path / "predictions.csv")) == describe(rows)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: arrays([]), "rows must hold at least one utterance, got none"),
+        (lambda: arrays([*rows_of(np.eye(4), range(4)), {"label": "sad", "probabilities": {"sad": 1.0}}]),
+         r"rows must have the labels \['angry', .*\], got \['sad'\] and 'sad'"),
+        (lambda: describe([{"label": "bored", "probabilities": {"sad": 1.0}}]), "got .* and 'bored'"),
+        (lambda: calibration_error(np.eye(2), references=np.zeros(3)), r"got \(2, 2\) and \(3,\)"),
+        (lambda: risk_coverage(np.zeros((0, 4)), references=np.zeros(0)), r"none of them 0, got \(0, 4\) and \(0,\)"),
+        (lambda: fit_temperature(np.array([[0.0, np.nan]]), references=[0]), "the top one finite, got .*nan"),
+        (lambda: fit_temperature(np.array([[0.0, np.inf]]), references=[0]), "the top one finite, got .*inf"),
+        (lambda: fit_temperature(np.eye(2), references=[0, 1], bounds=(0, 2)), r"0 < low < high, got \(0, 2\)"),
+        (lambda: reliability_table(np.eye(2), references=np.array([0, 1]), num_bins=0), "at least 1, got 0"),
+        (lambda: apply_temperature(np.eye(2), 0.0), "temperature must be finite and above 0, got 0.0"),
+        (lambda: apply_temperature(np.eye(2), [1.0, np.nan]), "temperature must be finite and above 0"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_logit_of_minus_infinity_is_a_probability_of_0():
+    logits = np.array([[0.0, 1.0, -np.inf], [2.0, 0.0, -np.inf], [0.0, 0.5, -np.inf]])
+    two = fit_temperature(logits[:, :2], references=[0, 0, 1])
+    assert fit_temperature(logits, references=[0, 0, 1]) == pytest.approx(two)
+
+
+@pytest.mark.parametrize("temperature", [None, 2.5])
+def test_figures_are_drawn(tmp_path, temperature, caplog):
+    logits, references = drawn(300)
+    rows = rows_of(softmax(logits, axis=1), references)
+    with caplog.at_level(logging.WARNING):
+        plot_reliability(tmp_path / "reliability.png", rows=rows, title="Reliability", temperature=temperature)
+        plot_risk_coverage(tmp_path / "risk.png", rows=rows, title="Risk")
+        plot_risk_coverage(tmp_path / "one.png", rows=rows[:1], title="One utterance")
+    for name in ("reliability", "risk", "one"):
+        image = matplotlib.image.imread(tmp_path / f"{name}.png")
+        assert image.shape[0] > 300 and image[..., :3].std() > 0.05
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "reliability.png", "risk.png"]

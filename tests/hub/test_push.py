@@ -1,0 +1,301 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from conftest import speech_batch
+from huggingface_hub import HfApi, ModelCard
+from loopback_hub import USER, LoopbackHub
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Trainer, TrainingArguments
+
+from shift_ser.evaluation.report import summarise
+from shift_ser.evaluation.run_folder import read_json, write_json
+from shift_ser.hub import push as hub_module
+from shift_ser.hub.push import HubRepository, PushError, choose_fold, stage_upload
+from shift_ser.training.arguments import RunArguments
+
+# The Hub's client on its own HTTP library.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
+ROOT = Path(__file__).parents[2]
+UPLOADED = {"README.md", "config.json", "confusion.png", "model.safetensors", "preprocessor_config.json"}
+UPLOADED |= {"results.json", "results.md"}
+
+
+@pytest.fixture
+def online(monkeypatch, tmp_path):
+    """Let this process's Hub client out to the loopback, without waiting between its retries and without a token."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(online):
+    with LoopbackHub() as server:
+        yield server
+
+
+@pytest.fixture
+def run_dir(finished, tmp_path):
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished[0].output_dir, tmp_path / "run", ignore=shutil.ignore_patterns("hub*")))
+
+
+def repository(hub, finished, *, token="hf_loopback", **options) -> HubRepository:
+    run_args = RunArguments(use_cpu=True, push_to_hub=True, hub_token=token, **options)
+    api = HfApi(endpoint=hub.url, token=token)
+    return HubRepository(run_args, settings=finished[0].settings, corpus=finished[1]["corpus"], api=api)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("lfs", [(), (".safetensors", ".png")], ids=["plain", "lfs"])
+def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs, finished, run_dir):
+    hub.lfs = lfs
+    before = contents(run_dir)
+    url = repository(hub, finished, hub_model_id="org/model").push(run_dir)
+    assert url == f"{hub.url}/org/model"
+    files = hub.files["org/model"]
+    assert set(files) >= UPLOADED and not {
+        "predictions.csv",
+        "selection_predictions.csv",
+        "result.json",
+        "run.json",
+    } & set(files)
+    code = set(files) - UPLOADED
+    assert all(name.endswith(".py") for name in code)
+    assert contents(run_dir / "hub") == files
+    assert {name: data for name, data in contents(run_dir).items() if not name.startswith("hub/")} == before
+    fold = choose_fold(finished[1])[0]["fold"]
+    assert files["model.safetensors"] == before[f"fold{fold}/model.safetensors"]
+    assert len(hub.objects) == (2 if lfs else 0)
+    assert sum("/commit/" in request for request in hub.requests) == 1
+    card = ModelCard(files["README.md"].decode())
+    assert 'model="org/model"' in card.text and f"those of fold {fold}**" in card.text
+    assert card.data.eval_results[0].metric_value == round(finished[1]["summary"]["test"]["wa"]["mean"], 4)
+
+
+def test_what_is_uploaded_tells_nothing_of_this_machine(hub, finished, encoder, run_dir):
+    repository(hub, finished).push(run_dir)
+    (files,) = hub.files.values()
+    home = [str(path).encode() for path in (encoder, encoder.parent, run_dir, ROOT, Path.home() / "x")]
+    for name, data in files.items():
+        assert not [path for path in home if path in data], name
+    settings = json.loads(files["results.json"])["settings"]
+    assert settings == {**finished[1]["settings"], "encoder": encoder.name}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ("POST .*/commit/", 403, "403"),
+        ("POST .*/commit/", 500, "500"),
+        ("POST .*/commit/", None, "disconnected"),
+        ("PUT /lfs/", None, "disconnected"),
+        ("PUT /lfs/", 403, "403"),
+        ("POST .*/batch", 503, "503"),
+        ("POST /api/repos/create", 403, "403"),
+    ],
+)
+def test_a_failed_upload_leaves_all_whole_and_the_next_call_goes_on(hub, finished, run_dir, request_, status, told):
+    before = contents(run_dir)
+    target = repository(hub, finished, hub_model_id="org/model")
+    hub.fail(request_, status=status, times=12)  # more than the client's retries
+    with pytest.raises(PushError, match=rf"(?s)upload to 'org/model' failed: .*{told}.*The run is whole in .*again"):
+        target.push(run_dir)
+    assert not hub.files.get("org/model")
+    assert {name: data for name, data in contents(run_dir).items() if not name.startswith("hub/")} == before
+    hub.failures.clear()
+    hub.requests.clear()
+    sent = set(hub.objects)
+    target.push(run_dir)
+    assert set(hub.files["org/model"]) >= UPLOADED
+    again = {request.split("/")[-1] for request in hub.requests if request.startswith("PUT")}
+    assert not again & sent and again | sent == set(hub.objects)
+
+
+def test_a_push_that_the_user_stops_tells_how_to_go_on(hub, finished, run_dir, monkeypatch):
+    target = repository(hub, finished, hub_model_id="org/model")
+    monkeypatch.setattr(target.api, "upload_folder", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(PushError, match=r"failed: KeyboardInterrupt\nThe run is whole in .*\. The same command again"):
+        target.push(run_dir)
+
+
+def test_a_second_push_sends_nothing(hub, finished, run_dir):
+    target = repository(hub, finished)
+    target.push(run_dir)
+    head = dict(hub.heads)
+    hub.requests.clear()
+    target.push(run_dir)
+    assert hub.heads == head
+    assert not [request for request in hub.requests if request.startswith("PUT") or "/commit/" in request]
+
+
+def test_an_interrupted_layout_leaves_the_last_one(finished, run_dir, monkeypatch):
+    folder = stage_upload(run_dir, repo_id="me/model")
+    before = contents(folder)
+    monkeypatch.setattr(hub_module, "run_card", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        stage_upload(run_dir, repo_id="me/other")
+    assert contents(folder) == before
+    assert not list(run_dir.glob("hub.*"))
+
+
+def test_the_repository_is_named_after_the_run_in_the_users_namespace(hub, finished, encoder):
+    name = f"shiftformer-{encoder.name}-synthetic"
+    assert repository(hub, finished).repo_id == f"{USER}/{name}"
+    assert repository(hub, finished, hub_model_id="mine").repo_id == f"{USER}/mine"
+    assert repository(hub, finished, hub_model_id="org/mine").repo_id == "org/mine"
+
+
+def test_what_cannot_be_pushed_is_told_before_training(hub, finished, monkeypatch):
+    with pytest.raises(ValueError, match="push_to_hub needs a token, got none: set HF_TOKEN"):
+        repository(hub, finished, token=None)
+    with pytest.raises(
+        ValueError, match=r"push_to_hub needs a token that http://127\.0\.0\.1:\d+ knows, got Invalid user token"
+    ):
+        repository(hub, finished, token="hf_wrong")
+    with pytest.raises(ValueError, match="Repo id must"):
+        repository(hub, finished, hub_model_id="a/b/c")
+    hub.fail("GET /api/whoami-v2", status=None)
+    with pytest.raises(ValueError, match=r"push_to_hub needs the Hub, but http://127\.0\.0\.1:\d+ does not answer"):
+        repository(hub, finished)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="push_to_hub needs the Hub, but HF_HUB_OFFLINE is set"):
+        repository(hub, finished)
+    assert not hub.files
+
+
+def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finished):
+    results = finished[1]
+    chosen, why = choose_fold(results)
+    best = [result["selection"]["ua"] for result in results["folds"]]
+    assert chosen["fold"] == 1 + int(np.argmax(best)) and f"{max(best):.2%}" in why
+    swapped = [{**result, "test": {"wa": -result["test"]["wa"], "ua": 0.0}} for result in results["folds"]]
+    again, same_why = choose_fold({**results, "folds": swapped})
+    assert (again["fold"], same_why) == (chosen["fold"], why)
+    authors = {**results, "settings": {**results["settings"], "protocol": "authors"}, "folds": results["folds"][1:]}
+    assert choose_fold(authors)[0]["fold"] == 2 and "nothing was selected" in choose_fold(authors)[1]
+
+
+def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
+    results = read_json(run_dir / "results.json")
+    seeded = [{**result, "seed": seed} for seed in (0, 1) for result in results["folds"]]
+    seeded[7] = {**seeded[7], "selection": {"wa": 0.9, "ua": 2.0, "f1": 0.9}}
+    summary = summarise(seeded, num_folds=10)
+    settings = {**results["settings"], "seeds": [0, 1]}
+    write_json(run_dir / "results.json", {**results, "folds": seeded, "settings": settings, "summary": summary})
+    (run_dir / "seed1").mkdir()
+    (run_dir / "fold3").rename(run_dir / "seed1" / "fold3")
+    folder = stage_upload(run_dir, repo_id="me/model")
+    assert (folder / "model.safetensors").read_bytes() == (run_dir / "seed1/fold3/model.safetensors").read_bytes()
+    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert "those of fold 3 of seed 1**" in card.text and "Mean over seeds 0, 1" in card.text
+    wa = card.data.eval_results[0]
+    assert wa.metric_args["std_over_seeds"] == 0 and wa.metric_name == "WA, mean of 5 folds (test_blind)"
+
+
+def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
+    results = read_json(run_dir / "results.json")
+    summary = {**results["summary"], "folds": 1}
+    write_json(run_dir / "results.json", {**results, "folds": results["folds"][2:3], "summary": summary})
+    card = ModelCard((stage_upload(run_dir, repo_id="me/part") / "README.md").read_text(encoding="utf-8"))
+    assert card.data.eval_results is None
+    assert "Only 1 of 5 folds are done" in card.text and "those of fold 3**" in card.text
+
+
+def test_a_trainer_inside_never_pushes(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--push_to_hub", "true").fold_runs[0]
+    trainer = run._trainer(run.new_model())
+    assert trainer.args.push_to_hub is False and trainer.hub_model_id is None
+
+
+def push_from_a_trainer(hub, folder, output_dir, monkeypatch) -> None:
+    """The stock Trainer's own push of the model and feature extractor of a folder, to `org/trained`."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    hub_options = {"push_to_hub": True, "hub_model_id": "org/trained", "hub_token": hub.token}
+    args = TrainingArguments(str(output_dir), use_cpu=True, report_to=[], **hub_options)
+    model = AutoModelForAudioClassification.from_pretrained(folder)
+    Trainer(model, args, processing_class=AutoFeatureExtractor.from_pretrained(folder)).push_to_hub()
+    assert set(hub.files["org/trained"]) >= {"model.safetensors", "config.json", "preprocessor_config.json"}
+
+
+LOAD = """
+import sys, json, re
+sys.modules["shift_ser"] = None
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+card = open(hf_hub_download("org/model", "README.md"), encoding="utf-8").read()
+examples = re.findall("```python\\n(.*?)```", card, flags=re.DOTALL)[::-1]
+
+speech = torch.load("speech.pt")
+kinds, logits = [], []
+for remote in (True, False):
+    if not remote:
+        del sys.modules["shift_ser"]
+        import shift_ser
+    for name in ("org/model", "org/trained"):
+        model = AutoModelForAudioClassification.from_pretrained(name, trust_remote_code=remote)
+        with torch.no_grad():
+            logits.append(model(*speech).logits)
+    AutoFeatureExtractor.from_pretrained("org/trained", trust_remote_code=remote)
+    kinds.append(type(model).__module__)
+    namespace = {}
+    exec(examples.pop(0), namespace)  # the card's own lines
+    kinds.append(namespace["classify"]("speech.wav"))
+torch.save(logits, "logits.pt")
+print(json.dumps(kinds))
+"""
+
+
+def test_from_the_command_line_to_another_process(hub, finished, encoder, small_corpus, run_dir, tmp_path, monkeypatch):
+    """The same command as the finished run's, with `--push_to_hub`: nothing is trained, the first try is refused."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        **{"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")},
+        **{"HF_TOKEN": hub.token, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    }
+    words = f"--encoder {encoder} --corpus {small_corpus} --output_dir {run_dir} --cache_dir {tmp_path / 'none'}"
+    words += " --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8"
+    words += " --push_to_hub --hub_model_id org/model"
+    command = [sys.executable, "examples/run_ser.py", *words.split()]
+    settings = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 120}
+    hub.fail("POST .*/commit/", status=403)
+    refused = subprocess.run(command, **settings)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "Results, models and figures:" in refused.stdout and "Forbidden" in refused.stderr
+    assert f"python examples/run_ser.py {words}" in refused.stderr
+    assert not (tmp_path / "none").exists(), "frames were made: something was trained"
+
+    repository(hub, finished, hub_model_id="org/model").push(run_dir)
+    fold = choose_fold(finished[1])[0]["fold"]
+    push_from_a_trainer(hub, run_dir / f"fold{fold}", tmp_path / "trainer", monkeypatch)
+    speech = speech_batch([16000, 12000])
+    torch.save(speech, tmp_path / "speech.pt")
+    sf.write(tmp_path / "speech.wav", speech[0][0].numpy(), 22050)
+    loaded = subprocess.run([sys.executable, "-c", LOAD], **{**settings, "cwd": tmp_path})
+    assert loaded.returncode == 0, loaded.stderr
+    remote, scores, ours, same_scores = json.loads(loaded.stdout.splitlines()[-1])
+    assert remote.startswith("transformers_modules.") and ours == "shift_ser.model.modeling_shift_ser"
+    assert scores == same_scores and sum(entry["score"] for entry in scores) == pytest.approx(1)
+    model = AutoModelForAudioClassification.from_pretrained(run_dir / f"fold{fold}")
+    with torch.no_grad():
+        expected = model(*speech).logits
+    found = torch.load(tmp_path / "logits.pt")
+    assert len(found) == 4 and all(torch.equal(logits, expected) for logits in found)

@@ -1,0 +1,383 @@
+import csv
+import runpy
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from conftest import tiny_encoder_config, tiny_model
+from datasets import Dataset, Features
+from transformers import pipeline
+
+from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
+from shift_ser.corpora.corpus import SpeechAudio
+from shift_ser.inference import predict as inference
+from shift_ser.inference.predict import (
+    Classified,
+    ScoreFile,
+    classify_recordings,
+    fast_dtype,
+    find_recordings,
+    load_classifier,
+)
+
+RATE = 16000
+EXAMPLE = Path(__file__).parents[2] / "examples" / "predict.py"
+LABELS = ["angry", "happy", "neutral", "sad"]
+
+
+def clips(*lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0, 0.1, length).astype(np.float32) for length in lengths]
+
+
+def make_model(variant="shiftcnn", **options):
+    """A model that tells clips apart: its classifier's weights are large."""
+    model = tiny_model(
+        variant, id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)}, **options
+    )
+    model.classifier.weight.data *= 20
+    return model
+
+
+def classifier(variant="shiftcnn", extractor=None, dtype=torch.float32, **options):
+    return pipeline(
+        "audio-classification", model=make_model(variant, **options).to(dtype), device="cpu", top_k=None,
+        feature_extractor=extractor or ShiftFeatureExtractor(), pipeline_class=ShiftAudioClassificationPipeline,
+    )  # fmt: skip
+
+
+def scores(result):
+    return {entry["label"]: entry["score"] for entry in result}
+
+
+@pytest.fixture(scope="module")
+def classify():
+    return classifier()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of a saved model."""
+    folder = tmp_path_factory.mktemp("saved")
+    make_model(temperature=3.0).save_pretrained(folder)
+    ShiftFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings in two folders, two of them broken, and a letter."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    for place, samples in enumerate(clips(*range(1000, 9000, 800))):
+        sf.write(folder / ("deep/deeper" if place % 2 else "deep") / f"{place}.wav", samples, RATE)
+    sf.write(folder / "a.FLAC", clips(3000)[0], RATE, format="FLAC")
+    sf.write(folder / "empty.wav", np.zeros(0), RATE)
+    (folder / "broken.ogg").write_text("not a recording")
+    (folder / "._a.FLAC").write_text("what macOS leaves beside a file")
+    (folder / "letter.txt").write_text("not a recording")
+    return folder
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+@pytest.mark.parametrize("fixed", [None, 4000])
+def test_float32_scores_are_those_of_the_pipeline(norm, fixed):
+    encoder_config = tiny_encoder_config(feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")
+    one_by_one = classifier(extractor=ShiftFeatureExtractor(fixed_length=fixed), encoder_config=encoder_config)
+    recordings = clips(*np.random.default_rng(1).integers(200, 9000, 30))
+    alone = [scores(one_by_one(recording)) for recording in recordings]
+    assert max(abs(each["sad"] - alone[0]["sad"]) for each in alone) > 1e-3  # the clips do differ
+    for options in ({}, {"batch_seconds": 1.0, "window": 7}, {"batch_seconds": 1e-6}, {"window_seconds": 0.1}):
+        results = list(classify_recordings(one_by_one, recordings, **options))
+        assert [result.name for result in results] == [f"recording {place}" for place in range(30)]
+        assert [result.scores for result in results] == [pytest.approx(each, abs=1e-5) for each in alone]
+        assert all(list(result.scores) == list(each) for result, each in zip(results, alone, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["linear", "shiftcnn", "shiftlstm", "shiftformer", "transformer"])
+def test_bfloat16_scores_are_near_those_of_float32(variant):
+    exact, coarse = classifier(variant), classifier(variant, dtype=torch.bfloat16)
+    recordings = clips(*np.random.default_rng(2).integers(400, 9000, 20))
+    for one, two in zip(*(classify_recordings(each, recordings) for each in (exact, coarse)), strict=True):
+        assert two.scores == pytest.approx(one.scores, abs=0.05)
+        assert sum(two.scores.values()) == pytest.approx(1, abs=1e-5)  # softmax in float32
+
+
+def test_the_batches_hold_no_more_than_the_seconds(classify, monkeypatch):
+    shapes = []
+    forward = classify.forward
+    monkeypatch.setattr(
+        classify, "forward", lambda inputs, **options: shapes.append(inputs["input_values"].shape) or forward(inputs)
+    )
+    lengths = np.random.default_rng(3).integers(400, 9000, 60)
+    assert len(list(classify_recordings(classify, clips(*lengths, 30000), batch_seconds=1.0))) == 61
+    assert sum(count for count, _ in shapes) == 61
+    assert all(count * longest <= RATE for count, longest in shapes if longest != 30000)
+    assert (1, 30000) in shapes
+    assert sum(count * longest for count, longest in shapes) < 1.1 * (lengths.sum() + 30000)
+
+
+def test_without_mask_padding_recordings_go_one_by_one():
+    unmasked, recordings = classifier(mask_padding=False), clips(6000, 2500, 450)
+    alone = [scores(unmasked(each)) for each in recordings]
+    assert [each.scores for each in classify_recordings(unmasked, recordings)] == [pytest.approx(one) for one in alone]
+
+
+def test_memory_does_not_grow_with_the_recordings(classify, monkeypatch):
+    alive, most, given = weakref.WeakSet(), [0], []
+
+    class Counted(inference._Speech):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            alive.add(self)
+            most[0] = max(most[0], len(alive))
+
+        __hash__ = object.__hash__
+
+    monkeypatch.setattr(inference, "_Speech", Counted)
+
+    def many():
+        for length in np.random.default_rng(4).integers(400, 2000, 400):
+            given.append(None)
+            yield clips(length)[0]
+
+    window, batch = 12, 8  # 0.2 s are eight of the shortest, 25 ms
+    results = classify_recordings(classify, many(), batch_seconds=0.2, window=window)
+    for done, _ in enumerate(results):
+        assert len(given) <= done + 1 + 4 * (window + batch) + inference._AHEAD
+    assert done == 399
+    assert window < most[0] <= window + batch + inference._AHEAD + 1
+
+
+def test_seconds_bound_what_is_read_ahead(classify):
+    given = []
+
+    def recordings():
+        for _ in range(50):
+            given.append(None)
+            yield clips(8000)[0]
+
+    results = classify_recordings(classify, recordings(), batch_seconds=0.5, window_seconds=2.0)
+    next(results)
+    assert len(given) <= 4 + inference._AHEAD + 1
+    results.close()
+
+
+def test_stopping_early_leaves_no_thread(classify):
+    results = classify_recordings(classify, iter(clips(*[800] * 50)), window=3)
+    next(results)
+    results.close()
+    del results
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("recordings")]
+
+
+def test_what_cannot_be_read_is_told_by_name_and_stops_nothing(classify, folder, tmp_path):
+    good = str(folder / "a.FLAC")
+    broken = [str(folder / "empty.wav"), str(folder / "broken.ogg"), str(tmp_path / "gone.wav"), str(tmp_path)]
+    nan = np.full(800, np.nan, dtype=np.float32)
+    recordings = [broken[0], good, broken[1], nan, None, {"audio": {"path": good}}, *broken[2:], clips(900)[0], 7]
+    results = list(classify_recordings(classify, recordings))
+    names = [broken[0], good, broken[1], "recording 3", "recording 4", good, *broken[2:], "recording 8", "recording 9"]
+    assert [result.name for result in results] == names
+    assert [place for place, result in enumerate(results) if result.scores is None] == [0, 2, 3, 4, 6, 7, 9]
+    for place, message in ((0, "at least one sample"), (2, "libsndfile reads"), (3, "800 NaN"), (6, "not found")):
+        assert message in results[place].error
+    assert results[1].error is None and results[1].label == max(results[1].scores, key=results[1].scores.get)
+    assert list(classify_recordings(classify, broken)) == [
+        Classified(name, error=result.error)
+        for name, result in zip(broken, [results[i] for i in (0, 2, 6, 7)], strict=True)
+    ]
+    assert list(classify_recordings(classify, [])) == []
+
+
+def test_a_column_whose_rows_cannot_be_read(classify, folder):
+    paths = [str(folder / name) for name in ("a.FLAC", "broken.ogg", "deep/0.wav")]
+    dataset = Dataset.from_dict({"audio": paths}, features=Features({"audio": SpeechAudio()}))
+    for recordings in (dataset["audio"], dataset):
+        results = list(classify_recordings(classify, recordings))
+        assert [result.name for result in results] == [paths[0], "recording 1", paths[2]]
+        assert [result.scores is None for result in results] == [False, True, False]
+        assert "broken.ogg" in results[1].error
+
+
+def test_a_recording_that_breaks_the_model_is_alone_in_it(classify, monkeypatch):
+    forward = classify.forward
+
+    def breaking(inputs, **options):
+        if inputs["input_values"].shape[1] >= 5000:
+            raise RuntimeError("out of memory")
+        return forward(inputs)
+
+    monkeypatch.setattr(classify, "forward", breaking)
+    results = list(classify_recordings(classify, clips(4000, 5000, 4500)))
+    assert [result.error for result in results] == [None, "out of memory", None]
+
+
+def test_an_error_of_the_source_reaches_the_caller(classify):
+    def source():
+        yield clips(800)[0]
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        list(classify_recordings(classify, source()))
+
+
+@pytest.mark.parametrize("name", ["batch_seconds", "window", "window_seconds"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_options_must_make_sense(classify, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be above 0, got {value}"):
+        classify_recordings(classify, [], **{name: value})
+
+
+@pytest.mark.parametrize("one", ["a.wav", b"", Path("a.wav"), np.zeros(5), torch.zeros(5), {"path": "a.wav"}])
+def test_one_recording_is_not_several(classify, one):
+    with pytest.raises(ValueError, match=r"recordings must be several.*got"):
+        classify_recordings(classify, one)
+
+
+def test_loading(saved, monkeypatch):
+    for dtype in ("float32", "bfloat16"):
+        assert load_classifier(saved, dtype=dtype).model.dtype == getattr(torch, dtype)
+    with pytest.raises(ValueError, match=r"dtype must be one of .* got 'float16'"):
+        load_classifier(saved, dtype="float16")
+    for answer, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=answer: answer)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert fast_dtype(torch.device("cpu")) == expected
+        monkeypatch.setattr(inference, "fast_dtype", lambda device, expected=expected: expected)
+        assert load_classifier(saved).model.dtype == expected
+        monkeypatch.setattr(inference, "fast_dtype", fast_dtype)
+
+
+def test_calibrated_scores_are_those_of_divided_logits(saved):
+    (clip,) = clips(3000)
+    (plain,), (calm,) = (
+        list(classify_recordings(load_classifier(saved, dtype="float32", calibrated=calibrated), [clip]))
+        for calibrated in (False, True)
+    )
+    logits = torch.tensor([plain.scores[label] for label in LABELS]).double().log()
+    expected = dict(zip(LABELS, (logits / 3).softmax(dim=-1).tolist(), strict=True))
+    assert calm.scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_folders_are_searched_in_order_and_each_file_comes_once(folder, monkeypatch):
+    deep = [f"deep/{place}.wav" for place in range(0, 10, 2)]
+    deeper = [f"deep/deeper/{place}.wav" for place in range(1, 10, 2)]
+    expected = ["a.FLAC", "broken.ogg", *sorted(deep), *sorted(deeper), "empty.wav"]
+    assert [Path(path).relative_to(folder).as_posix() for path in find_recordings([folder])] == expected
+    first = str(folder / "deep" / "2.wav")
+    assert len(list(find_recordings([first, folder, first]))) == len(expected)
+    assert next(find_recordings([first, folder])) == first
+    monkeypatch.chdir(folder)
+    assert list(find_recordings(["letter.txt", "gone"])) == ["letter.txt", "gone"]
+
+
+def rows_of(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def result(name, first=0.75):
+    return Classified(name, scores={"sad": first, "angry": 1 - first})
+
+
+@pytest.mark.parametrize("name", ["b.wav", 'a "quoted", name\nof two lines.wav', "ü.wav", "\udcff.wav"])
+def test_a_file_of_scores_cut_anywhere_is_continued(tmp_path, name):
+    path = tmp_path / "deep" / "scores.csv"
+    options = {"labels": ["angry", "sad"], "model": "m float32"}
+    with ScoreFile(path, **options) as file:
+        file.write(result("a.wav"))
+        one = path.stat().st_size
+        file.write(result(name, 1 / 3))
+        file.write(result("c.wav"))
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        with ScoreFile(path, **options) as file:
+            assert ("a.wav" in file.done) == (size >= one)
+            for each in (result("a.wav"), result(name, 1 / 3), result("c.wav")):
+                if each.name not in file.done:
+                    file.write(each)
+            assert file.done == {"a.wav", name, "c.wav"}
+        assert path.read_bytes() == whole
+    assert whole.splitlines()[:2] == [b"recording,label,score_angry,score_sad,model", b"a.wav,sad,0.25,0.75,m float32"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("my notes", "must hold scores, with the columns .*got b'my notes'"),
+        ("my,notes\n1,2\n", r"must hold scores, with the columns .*got \['my', 'notes'\]"),
+        ("recording,label,score_angry,model\n", "must hold scores, with the columns"),
+        (
+            "recording,label,score_angry,score_sad,model\na.wav,sad,0,1,other\n",
+            r"must hold scores of 'm', got the line",
+        ),
+        ("recording,label,score_angry,score_sad,model\na.wav,sad\nb.wav,sad,0,1,m\n", "got the line"),
+        ('recording,label,score_angry,score_sad,model\n"a"x,sad,0,1,m\nb.wav,sad,0,1,m\n', "must hold lines of CSV"),
+    ],
+)
+def test_another_file_is_not_touched(tmp_path, content, message):
+    path = tmp_path / "scores.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        ScoreFile(path, labels=["angry", "sad"], model="m")
+    assert path.read_text() == content
+
+
+def test_only_scores_of_the_models_labels_are_written(tmp_path):
+    with ScoreFile(tmp_path / "scores.csv", labels=["angry", "sad"], model="m") as file:
+        for wrong in (Classified("a", error="lost"), Classified("a", scores={"angry": 1.0})):
+            with pytest.raises(ValueError, match=r"scores of 'a' must be of \['angry', 'sad'\], got"):
+                file.write(wrong)
+
+
+def predict(monkeypatch, capsys, *words):
+    """What the example prints, and what it exits with."""
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+    monkeypatch.setattr("shift_ser.cpu.keep_freed_memory", lambda: False)
+    try:
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    except SystemExit as stop:
+        return capsys.readouterr(), stop.code
+    return capsys.readouterr(), None
+
+
+def test_the_example_prints_a_line_per_file(saved, folder, monkeypatch, capsys):
+    printed, code = predict(monkeypatch, capsys, "--model", saved, "--dtype", "float32", folder)
+    lines = printed.out.splitlines()
+    assert len(lines) == 11 and lines[0].startswith(f"{folder / 'a.FLAC'}: ")
+    expected = scores(load_classifier(saved, dtype="float32")(folder / "a.FLAC"))
+    assert lines[0].split("  ")[1] == "(" + ", ".join(f"{name} {score:.3f}" for name, score in expected.items()) + ")"
+    assert code.splitlines()[0] == "could not be classified:"
+    assert [line.split(":")[0] for line in code.splitlines()[1:]] == [
+        str(folder / "broken.ogg"),
+        str(folder / "empty.wav"),
+    ]
+
+
+def test_the_example_goes_on_with_its_file(saved, folder, tmp_path, monkeypatch, capsys):
+    words = ["--model", saved, "--dtype", "float32", "--output", tmp_path / "scores.csv"]
+    printed, code = predict(monkeypatch, capsys, *words, folder / "deep")
+    assert code is None and not printed.out and "10/10" in printed.err
+    before = (tmp_path / "scores.csv").read_bytes()
+    (tmp_path / "scores.csv").write_bytes(before[: len(before) // 2])
+    printed, code = predict(monkeypatch, capsys, *words, folder / "deep")
+    assert code is None and "10/10" in printed.err
+    rows = rows_of(tmp_path / "scores.csv")
+    assert [row["recording"] for row in rows] == list(find_recordings([folder / "deep"]))
+    assert {row["model"] for row in rows} == {f"{saved} float32"}
+    for row in rows:
+        assert sum(float(row[f"score_{label}"]) for label in LABELS) == pytest.approx(1)
+        assert float(row[f"score_{row['label']}"]) == max(float(row[f"score_{label}"]) for label in LABELS)
+    _, code = predict(monkeypatch, capsys, *words, folder)  # more recordings than before
+    assert code.startswith("could not be classified:") and len(rows_of(tmp_path / "scores.csv")) == 11
+    _, code = predict(monkeypatch, capsys, *words, "--calibrated", folder)
+    assert code.startswith("error:") and f"must hold scores of '{saved} float32 calibrated', got the line" in code
+    _, code = predict(monkeypatch, capsys, "--model", saved, tmp_path)
+    assert code == f"error: no audio files in {tmp_path}"

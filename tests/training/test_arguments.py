@@ -1,0 +1,145 @@
+import pytest
+
+from shift_ser import ShiftConfig
+from shift_ser.training.arguments import ModelArguments, RunArguments, parse_arguments
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_defaults():
+    model, data, run = parse_arguments(["--use_cpu"])
+    assert (model.variant, model.scenario, data.max_seconds) == ("shiftformer", "feature_extraction", 7.5)
+    assert (run.protocol, run.selection_metric, run.schedule) == ("test_blind", "ua", "transformers")
+    assert (run.fold_unit, run.selection, run.refit, run.all_seeds) == ("session", "session", False, [run.seed])
+    assert run.selects and run.metric_for_best_model == "eval_selection_ua" and run.greater_is_better
+    assert run.eval_strategy == run.save_strategy == "epoch"
+    assert run.accelerator_config.split_batches and not run.remove_unused_columns and not run.dataloader_pin_memory
+
+
+def test_recipe_and_flags_that_win(recipe):
+    path = recipe(
+        "# a comment\nvariant: shiftcnn\nlearning_rate: 1e-4\nweight_decay: 0.05\nnum_train_epochs: 7\nfolds: [1, 3]\n"
+        "use_weighted_layer_sum: true\nmask_padding: false\nshift_layers: [0]\nuse_cpu: true\nshift_stride:\n"
+        "corpus: my corpus\naccelerator_config: {split_batches: true, even_batches: false}\nbf16: false\n"
+    )
+    model, data, run = parse_arguments([path, "--variant", "lstm", "--num_train_epochs", "2", "--folds", "5"])
+    assert (model.variant, run.num_train_epochs, run.folds) == ("lstm", 2, [5])
+    assert (run.learning_rate, run.weight_decay, run.bf16) == (1e-4, 0.05, False)
+    assert (model.use_weighted_layer_sum, model.mask_padding, model.shift_layers) == (True, False, [0])
+    assert model.shift_stride is None and data.corpus == "my corpus"
+    assert run.accelerator_config.split_batches and not run.accelerator_config.even_batches
+    assert parse_arguments([path])[2].folds == [1, 3]
+    assert parse_arguments([path, "--use_weighted_layer_sum", "false"])[0].use_weighted_layer_sum is False
+
+
+def test_numbers_yaml_takes_for_strings(recipe):
+    path = recipe("learning_rate: 5e-4\nadam_epsilon: 1e-8\nwarmup_learning_rate: 5e-7\nuse_cpu: 1")
+    run = parse_arguments([path])[2]
+    assert (run.learning_rate, run.adam_epsilon, run.warmup_learning_rate) == (5e-4, 1e-8, 5e-7)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("learning_rat", "; did you mean 'learning_rate'?"),
+        ("shift_proporton", "; did you mean 'shift_proportion'?"),
+        ("xyzzy", "$"),
+        ("7", "$"),
+        ("help", "$"),
+    ],
+)
+def test_unknown_key(recipe, key, hint):
+    hint = hint.replace("?", r"\?")
+    with pytest.raises(ValueError, match=rf"recipe '.*recipe\.yaml' has the unknown key '?{key}'?{hint}"):
+        parse_arguments([recipe(f"use_cpu: true\n{key}: 1\n")])
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- a\n- b\n", "list"), ("word", "str"), ("", "NoneType")])
+def test_recipe_that_is_no_mapping(recipe, text, kind):
+    with pytest.raises(ValueError, match=rf"recipe '.*' must hold `key: value` lines, got {kind}"):
+        parse_arguments([recipe(text)])
+
+
+def test_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"name of one, there is none at '.*gone\.yaml'"):
+        parse_arguments([str(tmp_path / "gone.yaml")])
+    with pytest.raises(FileNotFoundError, match="recipe must be a YAML file"):
+        parse_arguments([str(tmp_path)])
+
+
+def test_recipe_that_is_not_yaml(recipe):
+    with pytest.raises(ValueError, match=r"recipe '.*recipe\.yaml' must be YAML"):
+        parse_arguments([recipe("a: [1, 2\nb: }")])
+
+
+def test_values_outside_the_choices(recipe, capsys):
+    for words in (["--scenario", "both"], ["--selection_metric", "f1"], ["--shift_stride", "two"], ["--no_such", "1"]):
+        with pytest.raises((SystemExit, ValueError)):
+            parse_arguments(["--use_cpu", *words])
+    with pytest.raises(SystemExit):
+        parse_arguments([recipe("scenario: both")])
+    assert "scenario" in capsys.readouterr().err
+
+
+def test_protocol_and_schedule(tmp_path):
+    with pytest.raises(ValueError, match=r"protocol must be one of \(.*'test_blind'.*\), got 'best'"):
+        RunArguments(protocol="best", use_cpu=True)
+    with pytest.raises(ValueError, match=r"schedule must be one of \('authors_cosine', .*\), got 'cosine'"):
+        RunArguments(schedule="cosine", use_cpu=True)
+    run = RunArguments(protocol="authors", use_cpu=True, selection_metric="wa")
+    assert not run.selects and run.metric_for_best_model is None
+    assert RunArguments(use_cpu=True, selection_metric="wa").metric_for_best_model == "eval_selection_wa"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
+        ({"selection": "all"}, r"selection must be one of \('session', 'speaker', 'random'\), got 'all'"),
+        ({"refit": True, "protocol": "authors"}, r"refit must be false without .*, got True with protocol 'authors'"),
+        ({"refit": True, "max_steps": 7}, r"refit must be false without .* got True with .* max_steps 7"),
+        ({"seeds": [1, 2, 1]}, r"seeds must differ, got \[1, 2, 1\]"),
+        ({"save_total_limit": 1}, r"save_total_limit must be at least 2, .*; got 1"),
+        (
+            {"protocol": "authors", "lr_scheduler_type": "reduce_lr_on_plateau"},
+            r"lr_scheduler_type must follow no score where nothing selects, got 'reduce_lr_on_plateau' with",
+        ),
+        ({"refit": True, "lr_scheduler_type": "greedy"}, r"must follow no score .* got 'greedy' .* refit True"),
+    ],
+)
+def test_options_of_the_protocol_that_go_wrong(options, told):
+    with pytest.raises(ValueError, match=told):
+        RunArguments(use_cpu=True, **options)
+
+
+def test_seeds_of_a_recipe(recipe):
+    assert parse_arguments([recipe("use_cpu: true\nseeds: [3, 1]\nseed: 7\n")])[2].all_seeds == [3, 1]
+    assert parse_arguments([recipe("use_cpu: true\nseed: 7\n")])[2].all_seeds == [7]
+
+
+def test_every_model_argument_is_an_option_of_the_config():
+    ours = set(vars(ModelArguments())) - {"encoder", "variant", "scenario"}
+    theirs = set(ShiftConfig.__annotations__) - {"encoder_config", "head_type", "freeze_encoder", "temperature"}
+    assert ours == theirs
+
+
+def test_config_options_holds_what_was_said():
+    assert ModelArguments().config_options() == {"variant": "shiftformer", "freeze_encoder": True}
+    said = ModelArguments(variant="cnn", scenario="fine_tuning", shift_stride=2, mask_padding=False)
+    assert said.config_options() == {
+        "variant": "cnn", "freeze_encoder": False, "shift_stride": 2, "mask_padding": False,
+    }  # fmt: skip
+
+
+def test_pushing_an_evaluation_is_refused():
+    assert parse_arguments(["--push_to_hub", "--hub_model_id", "me/mine"])[2].hub_model_id == "me/mine"
+    with pytest.raises(ValueError, match=r"evaluate_only must be false with push_to_hub, .* got True"):
+        parse_arguments(["--push_to_hub", "--evaluate_only", "true"])

@@ -1,0 +1,311 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline
+
+from shift_ser import ShiftConfig, ShiftFeatureExtractor
+from shift_ser.corpora.corpus import read_audio
+from shift_ser.evaluation import calibration, uncertainty
+from shift_ser.evaluation.metrics import SCORES
+from shift_ser.evaluation.run_folder import read_json, read_predictions
+from shift_ser.recipes import find_recipe, recipe_names
+from shift_ser.training.arguments import parse_arguments
+from shift_ser.training.cross_validation import CrossValidation
+from shift_ser.training.fold import FoldRun
+from shift_ser.training.optimization import cosine_rate
+from shift_ser.training.protocols import FoldPlan
+
+ROOT = Path(__file__).parents[2]
+RECIPES = [find_recipe(name) for name in recipe_names() if name != "demo"]
+
+
+def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corpus):
+    run, results = finished
+    assert results == read_json(run.output_dir / "results.json")
+    assert results["corpus"].startswith("Synthetic corpus")
+    assert (run.output_dir / "results.md").read_text() == f"{results['corpus']}\n\n{run.table(results)}\n"
+    assert (run.output_dir / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert [result["test_group"] for result in results["folds"]] == [f"session {fold}" for fold in range(1, 6)]
+    assert [FoldPlan.from_dict(plan) for plan in read_json(run.output_dir / "plans.json")] == run.plans
+    assert results["missing"] == [] and {result["seed"] for result in results["folds"]} == {run.run_args.seed}
+    for result in results["folds"]:
+        folder = run.output_dir / f"fold{result['fold']}"
+        rows = read_predictions(folder / "predictions.csv")
+        assert len(rows) == result["num_test"] == 8
+        assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold']}"}
+        assert result["test"] == pytest.approx(scikit_learn(rows))
+        assert result["selected_epoch"] in (1, 2) and result["last_epoch"] == 2
+        assert result["shared_sentences"] == {"train_and_test": 4, "selection_and_test": 4}
+        assert not (folder / "checkpoints").exists()
+    assert results["summary"]["test"]["wa"]["mean"] == pytest.approx(
+        np.mean([result["test"]["wa"] for result in results["folds"]])
+    )
+
+
+def scikit_learn(rows) -> dict[str, float]:
+    labels, predictions = [row["label"] for row in rows], [row["prediction"] for row in rows]
+    f1 = f1_score(labels, predictions, average="macro", labels=sorted(set(labels)))
+    return {
+        "wa": accuracy_score(labels, predictions), "ua": balanced_accuracy_score(labels, predictions), "f1": f1
+    }  # fmt: skip
+
+
+def test_the_saved_model_gives_the_predictions_on_file_through_the_pipeline(finished, small_corpus):
+    run, _ = finished
+    folder = run.output_dir / "fold2"
+    classify = pipeline("audio-classification", model=str(folder), top_k=None)
+    for row in read_predictions(folder / "predictions.csv")[:3]:
+        speech = read_audio(next(small_corpus.rglob(f"wav/*/{row['utterance']}.wav")))[: int(7.5 * 16000)]
+        scores = {entry["label"]: entry["score"] for entry in classify(speech)}
+        assert scores == pytest.approx(row["probabilities"], abs=1e-5)
+        assert max(scores, key=scores.get) == row["prediction"]
+
+
+def test_the_selected_epoch_is_the_best_on_the_selection_set_and_the_columns_are_its_last_and_best(finished):
+    run, results = finished
+    for result in results["folds"]:
+        epochs = [entry for entry in result["history"] if "eval_selection_ua" in entry]
+        best = int(np.argmax([entry["eval_selection_ua"] for entry in epochs]))
+        assert len(epochs) == 2 and result["selected_epoch"] == 1 + best
+        assert result["selection"] == {name: epochs[best][f"eval_selection_{name}"] for name in SCORES}
+        rows = read_predictions(run.output_dir / f"fold{result['fold']}" / "selection_predictions.csv")
+        assert result["selection"] == pytest.approx(scikit_learn(rows))
+        assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold'] % 5 + 1}"}
+        tests = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
+        oracle = {name: max(scores[name] for scores in tests) for name in SCORES}
+        assert result["columns"] == {"last": tests[-1], "selected": tests[best], "oracle": oracle}
+        assert result["test"] == tests[best]
+
+
+def test_a_refit_has_the_schedule_of_the_training_and_stops_after_the_selected_epoch(cross_validate, tmp_path):
+    flags = ("--refit", "true", "--schedule", "authors_cosine", "--warmup_epochs", 0, "--num_train_epochs", 3)
+    result = cross_validate(tmp_path, *flags, "--folds", 3).run()["folds"][0]
+    selected, steps = result["selected_epoch"], 4  # of 32 utterances in batches of 8
+    assert [entry["step"] for entry in result["refit_history"]] == [steps * (1 + epoch) for epoch in range(selected)]
+    expected = {"base": 1e-3, "num_steps": 3 * steps, "warmup_steps": 0, "warmup_start": 5e-7, "minimum": 5e-6}
+    last = result["refit_history"][-1]["learning_rate"]
+    assert selected < 3 and last == pytest.approx(cosine_rate(steps * selected - 1, **expected))
+    rows, selection = (read_predictions(tmp_path / "fold3" / f"{part}predictions.csv") for part in ("", "selection_"))
+    assert result["test"] == result["columns"]["refit"] == pytest.approx(scikit_learn(rows))
+    assert result["selection"] == pytest.approx(scikit_learn(selection))
+
+
+def test_a_refit_of_all_epochs_is_the_training_of_the_authors_protocol(cross_validate, tmp_path):
+    flags = ("--folds", 2, "--num_train_epochs", 1)
+    refit = cross_validate(tmp_path / "refit", "--refit", "true", *flags).run()["folds"][0]
+    authors = cross_validate(tmp_path / "authors", "--protocol", "authors", *flags).run()["folds"][0]
+    assert refit["columns"]["refit"] == authors["columns"]["last"] == refit["test"]
+    weights = [tmp_path / name / "fold2" / "model.safetensors" for name in ("refit", "authors")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_seeds_have_folders_of_their_own_and_the_first_is_the_run_with_that_seed_alone(cross_validate, tmp_path):
+    seeds = (42, 5)
+    flags = ("--num_train_epochs", 1)
+    run = cross_validate(tmp_path / "out", "--seeds", *seeds, "--folds", 1, 2, *flags)
+    results = run.run()
+    assert [(entry["seed"], entry["fold"]) for entry in results["folds"]] == [(42, 1), (42, 2), (5, 1), (5, 2)]
+    for entry in results["folds"]:
+        rows = read_predictions(tmp_path / "out" / f"seed{entry['seed']}" / f"fold{entry['fold']}" / "predictions.csv")
+        assert entry["test"] == pytest.approx(scikit_learn(rows))
+    alone = cross_validate(tmp_path / "alone", "--seed", 42, "--folds", 1, *flags).run()
+    assert alone["folds"][0] == results["folds"][0] != results["folds"][2]
+    assert results["summary"]["num_folds"] == 10 and "4 of 10 folds" in run.table(results)
+    again = cross_validate(tmp_path / "out", "--seeds", *seeds, "--folds", 2, *flags, "--evaluate_only", "true").run()
+    assert [entry["test"] for entry in again["folds"]] == [results["folds"][place]["test"] for place in (1, 3)]
+    assert (tmp_path / "out" / "evaluation" / "seed5" / "fold2" / "predictions.csv").exists()
+
+
+def test_finished_folds_are_kept_and_not_run_again(finished, cross_validate, monkeypatch):
+    run, results = finished
+    monkeypatch.setattr(FoldRun, "run", lambda *_: pytest.fail("a finished fold was run again"))
+    assert cross_validate(run.output_dir).run()["folds"] == results["folds"]
+
+
+def test_folds_run_one_by_one_end_in_the_same_results(finished, cross_validate, tmp_path):
+    for fold in (3, 1):
+        partial = cross_validate(tmp_path / "out", "--folds", fold)
+        table = partial.table(partial.run())
+    assert "2 of 5 folds" in table and "- Missing: fold 5: not run" in table
+    assert "mean of" not in finished[0].table(finished[1]) and "Missing" not in finished[0].table(finished[1])
+    kept = read_json(tmp_path / "out" / "results.json")["folds"]
+    assert kept == [result for result in finished[1]["folds"] if result["fold"] in (1, 3)]
+
+
+def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_validate, small_corpus, tmp_path):
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    for path in (corpus / "Session1" / "dialog" / "EmoEvaluation").glob("Ses*.txt"):
+        text = path.read_text()
+        path.write_text(text.replace("\tang\t", "\tXXX\t").replace("\tsad\t", "\tang\t").replace("\tXXX\t", "\tsad\t"))
+    swapped = cross_validate(tmp_path / "out", "--folds", 1, corpus=corpus).run()["folds"][0]
+    result = finished[1]["folds"][0]
+    blind, swapped_blind = (
+        [{name: value for name, value in entry.items() if "test" not in name} for entry in run["history"]]
+        for run in (result, swapped)
+    )
+    assert blind == swapped_blind and result["history"] != swapped["history"]
+    for name in ("selected_epoch", "selection"):
+        assert result[name] == swapped[name]
+    rows = [read_predictions(run / "fold1" / "predictions.csv") for run in (finished[0].output_dir, tmp_path / "out")]
+    assert [row["probabilities"] for row in rows[0]] == [row["probabilities"] for row in rows[1]]
+    assert [row["label"] for row in rows[0]] != [row["label"] for row in rows[1]]
+
+
+def test_scoring_the_test_set_after_every_epoch_changes_no_weight(finished, cross_validate, tmp_path, monkeypatch):
+    """The same training without the test set, but for the one entry that the columns are made of."""
+    make_trainer = FoldRun._trainer
+
+    def blind(self, model, *, scored=None, **options):
+        trainer = make_trainer(self, model, scored=scored, **options)
+        if scored:
+            trainer.eval_dataset = {"selection": scored["selection"]}
+            trainer.add_callback(PretendTest())
+        return trainer
+
+    monkeypatch.setattr(FoldRun, "_trainer", blind)
+    cross_validate(tmp_path / "out", "--folds", 1).run()
+    weights = [path / "fold1" / "model.safetensors" for path in (finished[0].output_dir, tmp_path / "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+class PretendTest(TrainerCallback):
+    def on_evaluate(self, args, state, control, **kwargs):
+        state.log_history[-1] |= {f"eval_test_{name}": 0.0 for name in SCORES}
+
+
+def test_the_authors_protocol_selects_nothing_and_calls_its_best_oracle(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--protocol", "authors", "--folds", 2, "--num_train_epochs", 3)
+    results = run.run()
+    result = results["folds"][0]
+    epochs = [entry for entry in result["history"] if "eval_test_wa" in entry]
+    assert result["num_train"] == 32 and result["selection"] is result["selected_epoch"] is None
+    assert not any("selection" in name for entry in result["history"] for name in entry)
+    assert result["test"] == {name: epochs[-1][f"eval_test_{name}"] for name in SCORES}
+    oracle = {name: max(entry[f"eval_test_{name}"] for entry in epochs) for name in SCORES}
+    assert result["columns"] == {"last": result["test"], "selected": None, "oracle": oracle}
+    assert not (tmp_path / "out" / "fold2" / "selection_predictions.csv").exists()
+    assert "of the last epoch" in run.table(results)
+
+
+@pytest.mark.parametrize(("unit", "selection"), [("speaker", "speaker"), ("session", "random")])
+def test_other_plans_are_run(unit, selection, cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--fold_unit", unit, "--selection", selection, "--folds", 2)
+    result = run.run()["folds"][0]
+    plan = run.plans[1]
+    assert len(run.plans) == (10 if unit == "speaker" else 5)
+    assert (result["test_group"], result["selection_group"]) == (plan.test_group, plan.selection_group)
+    assert result["num_selection"] == len(plan.selection) > 0
+
+
+def test_fine_tuning_trains_the_encoder_but_its_convolutions(cross_validate, encoder, tmp_path):
+    run = cross_validate(tmp_path / "out", "--scenario", "fine_tuning", "--folds", 1, "--num_train_epochs", 1)
+    run.run()
+    tuned = AutoModelForAudioClassification.from_pretrained(tmp_path / "out" / "fold1").shift_ser.encoder.state_dict()
+    for name, before in AutoModel.from_pretrained(encoder).state_dict().items():
+        same = torch.equal(before, tuned[name])
+        frozen = name.startswith("feature_extractor.") or name == "masked_spec_embed"
+        assert same == frozen or "k_proj.bias" in name, name  # softmax makes the key's bias idle
+
+
+def test_mask_padding_false_cuts_and_pads_to_one_length(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--mask_padding", "false", "--max_seconds", 1.5, "--folds", 1)
+    run.run()
+    assert {run.corpus.cache.frames(name).shape[0] for name in run.corpus.label_of} == {74}
+    assert ShiftFeatureExtractor.from_pretrained(tmp_path / "out" / "fold1").fixed_length == 24000
+
+
+def test_a_weighted_layer_sum_trains_from_the_frames_of_all_layers(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--use_weighted_layer_sum", "true", "--folds", 1)
+    run.run()
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out" / "fold1")
+    assert model.shift_ser.layer_weights.shape == (3,) and model.shift_ser.layer_weights.any()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_published_recipe_runs_two_steps(recipe, encoder, small_corpus, tmp_path):
+    flags = f"--encoder {encoder} --corpus {small_corpus} --output_dir {tmp_path / 'out'} --cache_dir {tmp_path}/frames"
+    words = [str(recipe), *flags.split(), "--max_steps", "2", "--folds", "1", "--per_device_train_batch_size", "4"]
+    run = CrossValidation(*parse_arguments([*words, "--disable_tqdm", "true"]))
+    run._plot = lambda *_, **__: None
+    result = run.run()["folds"][0]
+    assert (tmp_path / "out" / "fold1" / "model.safetensors").exists()
+    assert np.isfinite([entry["eval_test_loss"] for entry in result["history"] if "eval_test_loss" in entry]).all()
+
+
+def test_there_are_the_twelve_published_recipes():
+    heads = ("cnn", "shiftcnn", "lstm", "shiftlstm", "transformer", "shiftformer")
+    expected = {f"{head}_{scenario}" for head in heads for scenario in ("feature_extraction", "fine_tuning")}
+    assert {path.stem for path in RECIPES} == expected
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(finished, cross_validate):
+    run, _ = finished
+    before = (run.output_dir / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"must hold no other run, .* learning_rate is 0\.001 there and 0\.01 here"):
+        cross_validate(run.output_dir, "--learning_rate", "1e-2").run()
+    assert (run.output_dir / "results.json").read_bytes() == before
+
+
+def test_a_folder_with_something_else_is_refused(cross_validate, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="output_dir must be empty or hold a run"):
+        cross_validate(tmp_path).run()
+
+
+def test_wrong_folds_corpus_and_encoder_are_told(cross_validate, tmp_path):
+    with pytest.raises(ValueError, match=r"folds must be among \[1, 2, 3, 4, 5\], got \[7\]"):
+        cross_validate(tmp_path, "--folds", 7)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        cross_validate(tmp_path, corpus=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"do_normalize must be given, since .* has no readable preprocessor_config"):
+        cross_validate(tmp_path, "--encoder", tmp_path)
+    with pytest.raises(StrictDataclassError, match="shift_placement of head_type='lstm' must be one of"):
+        cross_validate(tmp_path / "new", "--variant", "lstm", "--shift_placement", "residual")
+    with pytest.raises(FileNotFoundError, match="evaluate_only needs the finished fold 1"):
+        cross_validate(tmp_path / "new", "--evaluate_only", "true").run()
+
+
+def test_an_unreadable_recording_is_named_before_training(cross_validate, small_corpus, tmp_path):
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    wav = next((corpus / "Session3" / "sentences").rglob("Ses*_F000.wav"))
+    run = cross_validate(tmp_path / "out", corpus=corpus)
+    wav.write_bytes(b"not audio")
+    with pytest.raises(ValueError, match=wav.stem):
+        run.run()
+
+
+def test_settings_are_json(finished):
+    assert json.loads(json.dumps(finished[1]["settings"])) == finished[1]["settings"]
+
+
+def test_what_a_run_says_of_its_doubt_is_computed_from_its_predictions(finished):
+    run, results = finished
+    rows, temperatures = [], []
+    for result in results["folds"]:
+        folder = run.output_dir / f"fold{result['fold']}"
+        selection = read_predictions(folder / "selection_predictions.csv")
+        temperature = calibration.temperature_of(selection)
+        assert result["temperature"] == temperature == ShiftConfig.from_pretrained(folder).temperature
+        of_fold = read_predictions(folder / "predictions.csv")
+        rows += of_fold
+        temperatures += [temperature] * len(of_fold)
+    assert results["uncertainty"] == uncertainty.describe(rows)
+    assert results["calibration"] == calibration.describe(rows, temperature=temperatures)
+    low, high = (100 * bound for bound in results["uncertainty"]["wa"]["speakers"])
+    assert f"WA {low:.1f} to {high:.1f}" in (run.output_dir / "results.md").read_text(encoding="utf-8")
+    for figure in ("reliability.png", "risk_coverage.png"):
+        assert (run.output_dir / figure).read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_selection_set_no_temperature_is_fitted(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--protocol", "authors", "--folds", "1", "--num_train_epochs", "1")
+    results = run.run()
+    assert results["folds"][0]["temperature"] is None and results["calibration"]["ece_after"] is None
+    assert ShiftConfig.from_pretrained(tmp_path / "out" / "fold1").temperature is None
+    assert "temperature" not in run.table(results)

@@ -1,0 +1,302 @@
+"""What becomes of a run when something goes wrong in it: it is stopped, killed, or one of its folds fails."""
+
+import errno
+import os
+import re
+import runpy
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from shift_ser.evaluation.run_folder import read_json
+from shift_ser.training.cross_validation import AllFoldsFailed
+from shift_ser.training.fold import FoldRun
+from shift_ser.training.trainer import last_whole_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def with_callback(monkeypatch):
+    """Inside, the Trainers of a fold have a callback more."""
+
+    @contextmanager
+    def patch(callback, *, fold=1):
+        make_trainer = FoldRun._trainer
+
+        def patched(self, *arguments, **options):
+            trainer = make_trainer(self, *arguments, **options)
+            if self.plan.fold == fold:
+                trainer.add_callback(callback)
+            return trainer
+
+        with monkeypatch.context() as context:
+            context.setattr(FoldRun, "_trainer", patched)
+            yield
+
+    return patch
+
+
+@pytest.fixture
+def with_model(monkeypatch):
+    """Inside, something is done to the new model of a fold."""
+
+    @contextmanager
+    def patch(change, *, fold=2):
+        make_model = FoldRun.new_model
+
+        def patched(self):
+            model = make_model(self)
+            if self.plan.fold == fold:
+                change(model)
+            return model
+
+        with monkeypatch.context() as context:
+            context.setattr(FoldRun, "new_model", patched)
+            yield
+
+    return patch
+
+
+class Stop(TrainerCallback):
+    """The user stops the training in the middle of an epoch."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("scenario", ["feature_extraction", "fine_tuning"])
+def test_a_fold_that_was_stopped_goes_on_elsewhere_and_ends_like_one_that_was_not(
+    scenario, cross_validate, tmp_path, with_callback
+):
+    """Dropout, masks, LayerDrop and the order of utterances go on where they were, best epoch and refit included."""
+    flags = ["--folds", 1, "--scenario", scenario]
+    flags += ["--encoder_augmentation", "true"] if scenario == "fine_tuning" else ["--refit", "true"]
+    flags += ["--num_train_epochs", 2 if scenario == "fine_tuning" else 3]
+    cross_validate(tmp_path / "whole" / "out", *flags).run()
+    stops = (5, 8) if scenario == "feature_extraction" else (5,)
+    for step in stops:
+        with with_callback(Stop(step)), pytest.raises(KeyboardInterrupt):
+            cross_validate(tmp_path / "stopped" / "out", *flags).run()
+        assert list((tmp_path / "stopped" / "out" / "fold1" / "checkpoints" / "train").glob("checkpoint-*"))
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    cross_validate(tmp_path / "moved" / "out", *flags).run()
+    whole, moved = contents(tmp_path / "whole" / "out"), contents(tmp_path / "moved" / "out")
+    assert {name for name in whole | moved if whole.get(name) != moved.get(name)} == set()
+
+
+@pytest.mark.parametrize("length", [None, 0, 1, -2, -1])
+def test_only_a_whole_checkpoint_is_gone_on_from(length, tmp_path):
+    """Cut at any length before its last character (and the line feed), the Trainer's state is not read."""
+    for step in (4, 12, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"epoch": 1.0}\n')
+    newest = tmp_path / "checkpoint-12" / "trainer_state.json"
+    if length is None:
+        newest.unlink()
+    else:
+        newest.write_text('{"epoch": 1.0}\n'[: length - 1 if length < 0 else length])
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-8"]
+    assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_what_a_killed_run_leaves_lying_about_is_cleared(cross_validate, finished, tmp_path):
+    folder = tmp_path / "killed_at_once"
+    folder.mkdir()
+    (folder / "run.json.123.part").write_text("{")
+    assert cross_validate(folder, "--folds", 1).run()["folds"] == finished[1]["folds"][:1]
+    (folder / "fold1" / "result.json.123.part").write_text("{")
+    (folder / "fold1" / "checkpoints").mkdir()
+    cross_validate(folder, "--folds", 1).run()
+    assert not list(folder.rglob("*.part")) and not (folder / "fold1" / "checkpoints").exists()
+
+
+def nan_weight(model):
+    model.classifier.weight.data[0, 0] = float("nan")
+
+
+def infinite_gradient_at_the_fifth_step(model):
+    steps = iter(range(1, 100))
+    model.classifier.bias.register_hook(lambda gradient: gradient * (float("inf") if next(steps) == 5 else 1))
+
+
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (nan_weight, "loss must be finite, got nan in epoch 1, step 1"),
+        (infinite_gradient_at_the_fifth_step, "gradient norm must be finite, got inf in epoch 2, step 5"),
+    ],
+)
+def test_a_fold_that_fails_is_told_and_the_others_go_on(
+    hook, told, cross_validate, finished, tmp_path, with_model, monkeypatch
+):
+    first, second = finished[1]["folds"][:2]
+    with with_model(hook):
+        run = cross_validate(tmp_path / "out", "--folds", 2, 1)
+        results = run.run()
+    reason = f"FloatingPointError: {told}"
+    failed = {"fold": 2, "seed": 42, "reason": reason}
+    assert results["folds"] == [first] and run.failed == [failed]
+    assert [entry["reason"] for entry in results["missing"]] == [reason, *["not run"] * 3]
+    assert results["summary"]["folds"] == 1 and results["summary"]["num_folds"] == 5
+    assert "mean of | 1 of 5 folds" in run.table(results) and f"- Missing: fold 2: {reason}" in run.table(results)
+    assert read_json(tmp_path / "out" / "fold2" / "failed.json")["reason"] == reason
+    assert not (tmp_path / "out" / "fold2" / "result.json").exists()
+    elsewhere = cross_validate(tmp_path / "out", "--folds", 1)
+    assert elsewhere.run()["missing"] == results["missing"] and elsewhere.failed == []
+
+    trained = []
+    train = FoldRun.run
+    monkeypatch.setattr(FoldRun, "run", lambda self: (trained.append(self.plan.fold), train(self))[1])
+    again = cross_validate(tmp_path / "out", "--folds", 1, 2, figures=True).run()
+    assert trained == [2] and again["folds"] == [first, second]
+    files = contents(finished[0].output_dir).keys()
+    assert contents(tmp_path / "out").keys() == {name for name in files if not re.match("fold[345]", name)}
+
+
+class FullDisk(TrainerCallback):
+    """There is no room for a file of the second checkpoint: `/dev/full` says what a full disk says."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if round(state.epoch) == 2:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            folder.mkdir()
+            (folder / self.file).symlink_to("/dev/full")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth"])
+def test_a_full_disk_fails_the_fold_which_goes_on_from_its_last_checkpoint(
+    file, cross_validate, finished, tmp_path, with_callback
+):
+    with with_callback(FullDisk(file)), pytest.raises(AllFoldsFailed, match=r"no fold is done: fold 1: .*Error: "):
+        cross_validate(tmp_path, "--folds", 1).run()
+    assert last_whole_checkpoint(tmp_path / "fold1" / "checkpoints" / "train").endswith("checkpoint-3")
+    assert cross_validate(tmp_path, "--folds", 1).run()["folds"] == finished[1]["folds"][:1]
+
+
+@pytest.mark.parametrize("writer", ["write_predictions", "write_json"])
+def test_a_disk_that_is_full_when_the_fold_is_saved(writer, cross_validate, finished, tmp_path, monkeypatch, caplog):
+    """Nothing can be written, not even the reason."""
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"shift_ser.training.fold.{writer}", full)
+        with pytest.raises(AllFoldsFailed, match=r"fold 1: OSError: \[Errno 28\] No space left on device; fold 2: not"):
+            cross_validate(tmp_path, "--folds", 1).run()
+    assert "Traceback" not in caplog.text and "fold 1 failed: OSError" in caplog.text
+    assert ("its reason could not be written down" in caplog.text) == (writer == "write_json")
+    assert cross_validate(tmp_path, "--folds", 1).run()["folds"] == finished[1]["folds"][:1]
+
+
+class Vanish(TrainerCallback):
+    """A recording is gone while a fold trains, and back when it is over."""
+
+    def __init__(self, wav):
+        self.wav = wav
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.wav.rename(self.wav.with_suffix(".gone"))
+
+
+def test_a_recording_that_vanishes_fails_the_folds_it_is_missing_in(
+    small_corpus, cross_validate, tmp_path, with_callback, monkeypatch
+):
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    wav = next(corpus.rglob("wav/*/Ses03F_impro01_F000.wav"))
+    back = FoldRun.note_failure
+    monkeypatch.setattr(
+        FoldRun, "note_failure", lambda self, reason: (wav.with_suffix(".gone").rename(wav), back(self, reason))
+    )
+    with with_callback(Vanish(wav)):
+        flags = ("--scenario", "fine_tuning", "--num_train_epochs", 1, "--folds", 1, 2)
+        results = cross_validate(tmp_path / "out", *flags, corpus=corpus).run()
+    assert [result["fold"] for result in results["folds"]] == [2]
+    assert wav.stem in results["missing"][0]["reason"] and results["missing"][0]["fold"] == 1
+
+
+def test_an_error_in_the_program_keeps_its_traceback(cross_validate, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(FoldRun, "_score", lambda *_: len(3))
+    with pytest.raises(
+        AllFoldsFailed, match=r"fold 1: TypeError: object of type 'int' has no len\(\); fold 2: not run"
+    ):
+        cross_validate(tmp_path, "--folds", 1).run()
+    assert "Traceback" in caplog.text and "test_fold.py" in caplog.text
+
+
+def test_a_recording_in_two_parts_is_refused_before_training(small_corpus, cross_validate, tmp_path):
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    first, second = (next(corpus.rglob(f"wav/*/Ses0{session}F_impro01_F000.wav")) for session in (1, 3))
+    shutil.copyfile(first, second)
+    with pytest.raises(ValueError, match=rf"fold 1: the recording of .*{second.stem}.* is in both train and test"):
+        cross_validate(tmp_path / "out", corpus=corpus).run()
+    assert not (tmp_path / "out" / "fold1").exists()
+
+
+@pytest.fixture
+def command(monkeypatch, encoder, small_corpus, tmp_path):
+    """Run `run_ser.py` in this process; returns what it exits with."""
+
+    def run(*flags):
+        words = ["--encoder", encoder, "--corpus", small_corpus, "--cache_dir", tmp_path / "cache"]
+        words += ["--output_dir", tmp_path / "out", "--disable_tqdm", "true", "--num_train_epochs", 1, *flags]
+        monkeypatch.setattr(sys, "argv", ["examples/run_ser.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "examples" / "run_ser.py"), run_name="__main__")
+        return stopped.value.code
+
+    return run
+
+
+def test_the_command_line_prints_the_table_and_then_the_reasons(command, capsys, with_model):
+    with with_model(nan_weight):
+        told = command("--folds", 1, 2, "--hub_token", "hf_secret")
+    assert told.startswith("error: 1 folds failed\nfold 2, seed 42: FloatingPointError: loss must be finite, got nan")
+    assert "run again by\n\n    python " in told and "--hub_token ..." in told and "hf_secret" not in told
+    assert "1 of 5 folds" in capsys.readouterr().out
+    with with_model(nan_weight):
+        assert command("--folds", 3, "--learning_rate", "1e-2").startswith("error: output_dir must hold no other run")
+
+
+def test_the_command_line_tells_of_an_unknown_flag(command):
+    told = command("--learning_rte", 1)
+    assert told.startswith("error: ") and "--learning_rte" in told
+
+
+def test_the_command_line_tells_that_all_failed_or_was_stopped(command, capsys, with_model, with_callback):
+    with with_model(nan_weight):
+        assert command("--folds", 2).startswith("error: no fold is done: fold 1: not run; fold 2: FloatingPointError: ")
+    with with_callback(Stop(1)):
+        assert command("--folds", 1).startswith("stopped; this goes on from the last finished epoch:\n\n    python ")
+    assert "|" not in capsys.readouterr().out
+
+
+def test_with_several_processes_a_failure_ends_the_run(cross_validate, tmp_path, monkeypatch):
+    """The others would wait for the one that failed; whoever started them ends them all."""
+
+    class TwoProcesses:
+        num_processes = 2
+
+    run = cross_validate(tmp_path, "--folds", 2)
+    monkeypatch.setattr(FoldRun, "run", lambda self: (_ for _ in ()).throw(FloatingPointError("loss")))
+    monkeypatch.setattr("shift_ser.training.cross_validation.PartialState", TwoProcesses)
+    with pytest.raises(FloatingPointError):
+        run._train(run.fold_runs[:1])

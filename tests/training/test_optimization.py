@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+from conftest import CASES, golden_model, tiny_model
+from torch.utils.data import Dataset
+
+from shift_ser.model.configuration_shift_ser import VARIANTS
+from shift_ser.training.arguments import RunArguments
+from shift_ser.training.batching import DataCollatorForShift
+from shift_ser.training.optimization import build_schedule, cosine_rate, decay_parameter_names, finetuning_rate
+from shift_ser.training.trainer import FoldProgress, ShiftTrainer
+
+COSINE = {"base": 5e-4, "num_steps": 24, "warmup_steps": 8, "warmup_start": 5e-7, "minimum": 5e-6}
+
+
+class Noise(Dataset):
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return {"encoder_hidden_states": torch.randn(3 + index % 4, 24, generator=generator), "labels": index % 4}
+
+
+def make_trainer(folder, *, size=20, callbacks=(), **options) -> ShiftTrainer:
+    arguments = RunArguments(
+        **{
+            "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": "none",
+            "protocol": "authors", "num_train_epochs": 2, "per_device_train_batch_size": 4, "optim": "adamw_torch",
+            "learning_rate": 5e-4, "weight_decay": 0.05, "schedule": "authors_cosine", "warmup_epochs": 1, **options,
+        }
+    )  # fmt: skip
+    arguments.eval_strategy = arguments.save_strategy = "no"
+    model, _ = golden_model("shiftformer")
+    model.shift_ser.encoder = None
+    return ShiftTrainer(
+        model=model, args=arguments, train_dataset=Noise(size), data_collator=DataCollatorForShift(),
+        callbacks=list(callbacks),
+    )  # fmt: skip
+
+
+def test_authors_curve_by_their_own_loop():
+    rates, rate = [], COSINE["warmup_start"]  # the rate that is set before the first step
+    for step in range(24):
+        rates.append(rate)
+        if step < 8:
+            rate = 5e-7 + step * (5e-4 - 5e-7) / 8
+        else:
+            rate = 5e-6 + (5e-4 - 5e-6) * (1 + math.cos(math.pi * step / 24)) / 2
+    assert [cosine_rate(step, **COSINE) for step in range(24)] == pytest.approx(rates, rel=1e-12)
+
+
+def test_cosine_ends_at_the_minimum_and_stays_there():
+    assert cosine_rate(25, **COSINE) == cosine_rate(99, **COSINE) == pytest.approx(5e-6)
+    assert max(cosine_rate(step, **COSINE) for step in range(40)) < COSINE["base"]
+
+
+def test_finetuning_rate_is_constant_in_an_epoch_and_goes_through_its_three_parts():
+    options = {"base": 1.0, "num_steps": 40, "steps_per_epoch": 4, "warmup_steps": 2}
+    epochs = [finetuning_rate(4 * epoch, **options) for epoch in range(50)]
+    assert epochs[:5] == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert epochs[20] == pytest.approx(20 / 36) and epochs[40:] == [0.0] * 10
+    for step in range(200):
+        assert finetuning_rate(step, **options) == epochs[step // 4]
+
+
+@pytest.mark.parametrize("batches", [139, 144])
+def test_published_finetuning_rates(batches):
+    options = {"base": 5e-4, "num_steps": 100 * batches, "steps_per_epoch": batches, "warmup_steps": 5 * batches}
+    rates = [finetuning_rate(epoch * batches, **options) for epoch in range(100)]
+    assert rates == CASES[f"finetune_lr_per_epoch.{batches}"]
+
+
+@pytest.mark.parametrize("name", ["authors_cosine", "authors_finetuning"])
+def test_schedule_state_can_be_taken_up(name):
+    def build():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4)
+        return build_schedule(
+            name, optimizer=optimizer, num_steps=40, steps_per_epoch=4, warmup_epochs=1, warmup_start=5e-7, minimum=5e-6
+        )
+
+    def rates(schedule, steps):
+        taken = []
+        for _ in range(steps):
+            taken.append(schedule.get_last_lr()[0])
+            schedule.optimizer.step()
+            schedule.step()
+        return taken
+
+    whole, first, second = build(), build(), build()
+    expected = rates(whole, 40)
+    start = rates(first, 13)
+    second.load_state_dict(first.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert start + rates(second, 27) == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_vectors_and_biases_do_not_decay(variant):
+    model = tiny_model(variant, freeze_encoder=False, use_weighted_layer_sum=True)
+    decay = set(decay_parameter_names(model))
+    for name, value in model.named_parameters():
+        assert (name in decay) == (value.ndim >= 2 and not name.endswith("bias")), name
+    assert "shift_ser.masked_spec_embed" not in decay and "shift_ser.layer_weights" not in decay
+    assert "classifier.weight" in decay
+
+
+def test_trainer_groups_parameters_and_takes_the_schedule(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.create_optimizer()
+    decay, rest = trainer.optimizer.param_groups
+    assert (decay["weight_decay"], rest["weight_decay"]) == (0.05, 0.0)
+    assert all(value.ndim >= 2 for value in decay["params"]) and all(value.ndim == 1 for value in rest["params"])
+    schedule = trainer.create_scheduler(num_training_steps=10)
+    assert schedule is trainer.lr_scheduler is trainer.create_scheduler(num_training_steps=10)
+    options = {"base": 5e-4, "num_steps": 10, "warmup_steps": 5, "warmup_start": 5e-7, "minimum": 5e-6}
+    factor = schedule.lr_lambdas[0]
+    assert [5e-4 * factor(step) for step in range(10)] == pytest.approx([cosine_rate(s, **options) for s in range(10)])
+
+
+@pytest.mark.parametrize(("size", "accumulation", "steps_per_epoch"), [(20, 1, 5), (21, 1, 6), (21, 4, 2), (3, 4, 1)])
+def test_epochs_are_counted_in_optimizer_steps(tmp_path, size, accumulation, steps_per_epoch):
+    trainer = make_trainer(
+        tmp_path, size=size, schedule="authors_finetuning", gradient_accumulation_steps=accumulation, num_train_epochs=3
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3 * steps_per_epoch
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert len(rates) == 3
+    options = {"base": 5e-4, "num_steps": 3 * steps_per_epoch, "steps_per_epoch": steps_per_epoch}
+    last = [finetuning_rate((e + 1) * steps_per_epoch - 1, **options, warmup_steps=steps_per_epoch) for e in range(3)]
+    assert rates == pytest.approx(last)
+
+
+def test_stock_schedule(tmp_path):
+    trainer = make_trainer(tmp_path, schedule="transformers", lr_scheduler_type="constant")
+    trainer.create_optimizer()
+    assert trainer.create_scheduler(num_training_steps=10).get_last_lr() == [5e-4, 5e-4]
+
+
+def test_progress_bar_of_a_fold(tmp_path, capsys):
+    progress = FoldProgress("fold 1/5")
+    trainer = make_trainer(tmp_path, callbacks=[progress], num_train_epochs=3)
+    trainer.args.disable_tqdm = False
+    trainer.train()
+    assert progress.bar.total == progress.bar.n == 3 and set(progress.seen) == {"loss"}
+    assert "fold 1/5: 100%" in capsys.readouterr().err
+    silent = FoldProgress("fold 1/5")
+    silent.on_log(None, None, None, logs={"eval_selection_wa": 0.51239, "eval_test_ua": 0.5})
+    assert silent.seen == {"selection WA": "0.512"}

@@ -1,0 +1,332 @@
+import dataclasses
+import json
+import logging
+import random
+import subprocess
+import sys
+
+import datasets
+import pytest
+
+from shift_ser.model.speech_input import log_once
+from shift_ser.training.protocols import FoldPlan, check_plan, plan_folds, shared_sentences
+
+COLUMNS = ("session", "speaker", "dialog", "utterance")
+WAYS = [
+    {"protocol": "authors", "fold_unit": unit} for unit in ("session", "speaker")
+] + [
+    {"fold_unit": unit, "selection": selection}
+    for unit in ("session", "speaker")
+    for selection in ("session", "speaker", "random")
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forget_what_was_logged():
+    log_once.cache_clear()
+
+
+def columns_of(rows) -> dict[str, list]:
+    return {name: [row[index] for row in rows] for index, name in enumerate(COLUMNS)}
+
+
+def corpus(sessions=(1, 2, 3, 4, 5)) -> dict[str, list]:
+    """Two speakers a session, a monologue each, three utterances a monologue."""
+    rows = []
+    for session in sessions:
+        for letter in "FM":
+            speaker = f"Ses{session:02d}{letter}"
+            rows += [(session, speaker, f"{speaker}_impro01", f"{speaker}_impro01_{letter}{n:03d}") for n in range(3)]
+    return columns_of(rows)
+
+
+def dyads(sessions=(1, 2, 3, 4, 5)) -> dict[str, list]:
+    """IEMOCAP's layout: two dialogs a session, both speakers in each, two utterances of each in it."""
+    rows = []
+    for session in sessions:
+        for wearer, scene in (("F", "impro01"), ("M", "script01_1b" if session == 5 else "script01_1")):
+            dialog = f"Ses{session:02d}{wearer}_{scene}"
+            rows += [(session, f"Ses{session:02d}{letter}", dialog, f"{dialog}_{letter}{n:03d}") for letter in "FM"
+                     for n in range(2)]  # fmt: skip
+    return columns_of(rows)
+
+
+def random_corpus(seed: int) -> dict[str, list]:
+    """Three to six sessions of one to four speakers and dialogs of any of them, in no order."""
+    rng = random.Random(seed)
+    rows = []
+    for session in rng.sample(range(1, 20), rng.randint(3, 6)):
+        for speaker in range(rng.randint(1, 4)):
+            rows += [
+                (session, f"s{session}-{speaker}", f"d{session}-{rng.randrange(4)}", f"u{len(rows) + n}")
+                for n in range(rng.randint(1, 6))
+            ]
+            rows = [(*row[:3], f"u{index}") for index, row in enumerate(rows)]
+    rng.shuffle(rows)
+    return columns_of(rows)
+
+
+def traces(columns, utterances, *, kinds=("speaker", "dialog", "utterance")):
+    rows = zip(*(columns[name] for name in COLUMNS), strict=True)
+    chosen = [dict(zip(COLUMNS, row, strict=True)) for row in rows if row[3] in utterances]
+    return {(kind, row[kind]) for row in chosen for kind in kinds}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("seed", range(25))
+def test_every_utterance_is_tested_once_and_nothing_leaks(way, seed):
+    columns = random_corpus(seed)
+    try:
+        plans = plan_folds(columns, **way)
+    except ValueError as error:  # everybody left may share a dialog with the test or selection speaker
+        assert "part is empty" in str(error)
+        return
+    assert sorted(name for plan in plans for name in plan.test) == sorted(columns["utterance"])
+    for plan in plans:
+        train, selection, test = (traces(columns, part) for part in (plan.train, plan.selection, plan.test))
+        assert not test & (train | selection)
+        shared = {kind for kind, _ in train & selection}
+        assert shared <= {"speaker", "dialog"} if way.get("selection") == "random" else not shared
+        for part in (plan.train, plan.selection, plan.test):
+            assert list(part) == [name for name in columns["utterance"] if name in part]
+        # What is left out has a reason, and by session nobody is left out for the test session.
+        named = set(plan.train + plan.selection + plan.test)
+        by_random = way.get("selection") == "random"
+        apart_from = test if by_random else test | selection
+        for name in set(columns["utterance"]) - named:
+            assert {kind for kind, _ in traces(columns, [name]) & apart_from} == {"dialog"}
+            assert way["fold_unit"] == "speaker" or way.get("selection") == "speaker"
+
+
+def test_the_random_corpora_are_not_all_refused():
+    for way in WAYS:
+        planned = 0
+        for seed in range(25):
+            try:
+                planned += bool(plan_folds(random_corpus(seed), **way))
+            except ValueError:
+                continue
+        assert planned >= 10, way
+
+
+def test_by_default_sessions_are_whole_and_nothing_is_left_out():
+    columns = dyads()
+    for number, plan in enumerate(plan_folds(columns), start=1):
+        following = number % 5 + 1
+        assert plan.fold == number
+        assert (plan.test_group, plan.selection_group) == (f"session {number}", f"session {following}")
+        of_session = {
+            session: tuple(name for name in columns["utterance"] if name.startswith(f"Ses{session:02d}"))
+            for session in range(1, 6)
+        }
+        assert plan.test == of_session[number] and plan.selection == of_session[following]
+        assert plan.train == sum((of_session[s] for s in range(1, 6) if s not in (number, following)), ())
+
+
+def test_selection_is_by_the_next_session_there_is():
+    plans = plan_folds(corpus((1, 3, 5)))
+    groups = [(plan.test_group, plan.selection_group) for plan in plans]
+    assert groups == [("session 1", "session 3"), ("session 3", "session 5"), ("session 5", "session 1")]
+
+
+@pytest.mark.parametrize(
+    ("fold_unit", "selection", "groups", "sizes"),
+    [
+        ("speaker", "session", {1: ("speaker Ses01F", "session 2"), 10: ("speaker Ses05M", "session 1")}, (24, 8, 4)),
+        ("speaker", "speaker", {1: ("speaker Ses01F", "speaker Ses02F"), 2: ("speaker Ses01M", "speaker Ses02M")},
+         (24, 4, 4)),
+        ("speaker", "random", {3: ("speaker Ses02F", "random 20 %, seed 7")}, (25, 7, 4)),
+        ("session", "speaker", {1: ("session 1", "speaker Ses02F"), 2: ("session 2", "speaker Ses03M")}, (24, 4, 8)),
+        ("session", "random", {5: ("session 5", "random 20 %, seed 7")}, (25, 7, 8)),
+    ],
+)  # fmt: skip
+def test_the_partner_in_a_dialog_is_left_out(fold_unit, selection, groups, sizes, caplog):
+    with caplog.at_level(logging.INFO):
+        plans = plan_folds(dyads(), fold_unit=fold_unit, selection=selection, seed=7)
+    for fold, names in groups.items():
+        assert (plans[fold - 1].test_group, plans[fold - 1].selection_group) == names
+    for plan in plans:
+        assert (len(plan.train), len(plan.selection), len(plan.test)) == sizes
+    left_out = 40 - sum(sizes)
+    logged = [f"fold {plan.fold}: {left_out} of 40 utterances are left out for their dialogs" for plan in plans]
+    assert caplog.messages == (logged if left_out else [])
+
+
+def test_a_partner_in_other_dialogs_may_train():
+    plan = plan_folds(corpus(), fold_unit="speaker")[0]
+    assert {name[:6] for name in plan.train} >= {"Ses01M"}
+    assert len(plan.train + plan.selection + plan.test) == 30
+
+
+@pytest.mark.parametrize("fold_unit", ["session", "speaker"])
+def test_authors_train_on_all_others(fold_unit):
+    for plan in plan_folds(dyads(), protocol="authors", fold_unit=fold_unit):
+        assert plan.selection_group is None and plan.selection == ()
+        assert len(plan.train) == 32
+
+
+def test_the_random_share_changes_with_seed_and_fold_and_not_with_the_order_of_rows():
+    columns = dyads()
+    backwards = {name: values[::-1] for name, values in columns.items()}
+    plans = plan_folds(columns, selection="random")
+    for plan, other, reverse in zip(
+        plans, plan_folds(columns, selection="random", seed=1), plan_folds(backwards, selection="random"), strict=True
+    ):
+        assert set(plan.selection) != set(other.selection) and plan.test == other.test
+        assert plan.selection == reverse.selection[::-1]
+    drawn = [{name[5:] for name in plan.selection if name[:5] == "Ses05"} for plan in plans[:4]]
+    assert any(share != drawn[0] for share in drawn)
+
+
+def test_a_dataset_gives_the_same_plans_as_its_columns():
+    for way in WAYS:
+        assert plan_folds(datasets.Dataset.from_dict(dyads()), **way) == plan_folds(dyads(), **way)
+
+
+def test_plan_survives_json_and_its_hash_tells_plans_apart():
+    plans = [plan for way in WAYS for plan in plan_folds(dyads(), **way)]
+    assert [FoldPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) for plan in plans] == plans
+    assert len({plan.hash for plan in plans}) == len(plans) == 60
+    assert all(len(plan.hash) == 16 for plan in plans)
+    with pytest.raises(ValueError, match=r"a plan must have the keys \['fold', 'test_group', .*\], got \['fold'\]"):
+        FoldPlan.from_dict({"fold": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fold": 2}, {"test_group": "session 4"}, {"selection_group": None}, {"train": ("b", "c", "x")},
+        {"train": ("c", "b")}, {"selection": ("a",)}, {"selection": ()}, {"test": ("a", "e")}, {"train": ("bc",)},
+    ],
+)  # fmt: skip
+def test_hash_changes_with_anything_in_the_plan(change):
+    plan = FoldPlan(1, "session 1", "session 2", ("b", "c"), ("d",), ("a",))
+    assert dataclasses.replace(plan, **change).hash != plan.hash
+    assert dataclasses.replace(plan).hash == plan.hash
+
+
+def test_hash_does_not_change_between_releases_and_processes():
+    assert FoldPlan(1, "session 1", None, ("b",), (), ("a",)).hash == "b6848dd6098d3e30"
+    program = (
+        "import json, sys; from shift_ser.training.protocols import plan_folds; columns, ways = json.load(sys.stdin);"
+        "print(json.dumps([plan.hash for way in ways for plan in plan_folds(columns, **way)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps([dyads(), WAYS]), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [plan.hash for way in WAYS for plan in plan_folds(dyads(), **way)]
+
+
+@pytest.mark.parametrize(
+    ("sessions", "options", "message"),
+    [
+        ((1, 2, 3), {"protocol": "oracle"}, r"protocol must be one of \('test_blind', 'authors'\), got 'oracle'"),
+        ((1, 2, 3), {"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
+        ((1, 2, 3), {"selection": "test"}, r"selection must be one of \('session', 'speaker', 'random'\), got 'test'"),
+        ((1, 2, 3), {"protocol": "authors", "selection": "random"}, "must be left out with .*'authors'.*got 'random'"),
+        ((1, 2), {}, r"'test_blind' with fold_unit 'session' and selection 'session' needs at least 3 sessions, the "
+                     r"dataset has \[1, 2\]"),
+        ((4,), {"protocol": "authors"}, r"'authors' .* needs at least 2 sessions, the dataset has \[4\]"),
+        ((4,), {"selection": "random"}, r"selection 'random' needs at least 2 sessions, the dataset has \[4\]"),
+        ((4,), {"fold_unit": "speaker"}, r"needs at least 2 sessions, the dataset has \[4\]"),
+        ((), {"protocol": "authors", "fold_unit": "speaker"}, r"needs at least 2 speakers, the dataset has \[\]"),
+    ],
+)  # fmt: skip
+def test_plan_folds_refuses(sessions, options, message):
+    with pytest.raises(ValueError, match=message):
+        plan_folds(corpus(sessions), **options)
+
+
+def test_where_dialogs_leave_nobody_to_train_it_is_said():
+    message = (
+        r"fold 1: the train part is empty \(test speaker Ses01F, selection speaker Ses02F, 8 utterances left out for"
+    )
+    with pytest.raises(ValueError, match=message):
+        plan_folds(dyads((1, 2)), fold_unit="speaker", selection="speaker")
+    assert len(plan_folds(corpus((1,)), protocol="authors", fold_unit="speaker")) == 2
+
+
+def test_utterance_names_must_be_unique():
+    columns = corpus()
+    columns["utterance"][7] = columns["utterance"][6]
+    with pytest.raises(ValueError, match="unique, the dataset has 'Ses02F_impro01_F000' twice"):
+        plan_folds(columns)
+
+
+@pytest.mark.parametrize("fold_unit", ["session", "speaker"])
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("speaker", "speaker 'Ses01F' must be in one session, is in 1 and 5"),
+        ("dialog", "dialog 'Ses01F_impro01' must be in one session, is in 1 and 5"),
+    ],
+)
+def test_a_speaker_or_dialog_of_two_sessions_is_refused(column, message, fold_unit):
+    columns = corpus()
+    columns[column][-1] = columns[column][0]
+    with pytest.raises(ValueError, match=message):
+        plan_folds(columns, fold_unit=fold_unit)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": ()}, "fold 1: the train part is empty"),
+        ({"selection": ()}, "fold 1: the selection part is empty"),
+        ({"test": ()}, "fold 1: the test part is empty"),
+        ({"test": ("nobody",)}, "fold 1: utterance 'nobody' of test is not in the dataset"),
+        ({"test": ("Ses03F_impro01_F000",)}, "utterance 'Ses03F_impro01_F000' is in both train and test"),
+        ({"test": ("Ses02F_impro01_F000",)}, "utterance 'Ses02F_impro01_F000' is in both selection and test"),
+        ({"test": ("Ses01F_impro01_F000",) * 2}, "utterance 'Ses01F_impro01_F000' is in both test and test"),
+        ({"train": ("Ses02F_impro01_M000",), "selection": ("Ses02F_impro01_F000",)},
+         "dialog 'Ses02F_impro01' is in both train and selection"),
+        ({"train": ("Ses01M_script01_1_F000",), "test": ("Ses01F_impro01_F000",)},
+         "speaker 'Ses01F' is in both train and test"),
+        ({"selection": ("Ses01F_impro01_F001",), "selection_group": None}, "is in both selection and test"),
+        ({"selection": ("Ses01F_impro01_F001",), "selection_group": "random 20 %, seed 0"},
+         "is in both selection and test"),
+        ({"train": ("Ses01F_impro01_F001",), "selection_group": "random 20 %, seed 0"}, "is in both train and test"),
+    ],
+)  # fmt: skip
+def test_check_plan_names_the_offender_and_the_parts(change, message):
+    plan = plan_folds(dyads())[0]
+    check_plan(plan, dyads())
+    with pytest.raises(ValueError, match=message):
+        check_plan(dataclasses.replace(plan, **change), dyads())
+
+
+@pytest.mark.parametrize("selection", ["session", "random"])
+def test_a_recording_is_in_one_part_whatever_its_name(selection, caplog):
+    columns = dyads()
+    plan = plan_folds(columns, selection=selection)[0]
+    unique = {name: name for name in columns["utterance"]}
+    check_plan(plan, columns, content_hashes=unique)
+    for first, second in (("train", "test"), ("selection", "test"), ("train", "selection")):
+        one, other = getattr(plan, first)[0], getattr(plan, second)[-1]
+        message = f"fold 1: the recording of {one!r} and {other!r} is in both {first} and {second}"
+        with pytest.raises(ValueError, match=message):
+            check_plan(plan, columns, content_hashes=unique | {one: "same", other: "same"})
+    with pytest.raises(ValueError, match="must hold every utterance, got none for 'Ses03F_impro01_F000'"):
+        check_plan(plan_folds(columns)[0], columns, content_hashes={})
+    caplog.clear()
+    one, other = plan.train[:2]
+    for _ in range(2):
+        check_plan(plan, columns, content_hashes=unique | {other: one})
+    assert caplog.messages == [f"recordings that are copies of another one: 1, e.g. {other!r} of {one!r}"]
+
+
+def test_a_recording_twice_is_no_leak_if_one_of_them_is_left_out():
+    columns = dyads()
+    hashes = {name: name for name in columns["utterance"]} | {"Ses01F_impro01_M000": "Ses01F_impro01_F000"}
+    check_plan(plan_folds(columns, fold_unit="speaker")[0], columns, content_hashes=hashes)
+
+
+def test_sentences_of_scripts_are_counted():
+    columns = dyads()
+    for plan in plan_folds(columns):  # script01_1b of session 5 is another take of script01_1
+        assert shared_sentences(plan, columns) == {"train_and_test": 4, "selection_and_test": 4}
+    for plan in plan_folds(columns, protocol="authors", fold_unit="speaker"):
+        assert shared_sentences(plan, columns) == {"train_and_test": 2, "selection_and_test": 0}
+    columns["dialog"] = [dialog.replace("script01_1", f"script0{dialog[4]}_1") for dialog in columns["dialog"]]
+    for plan in plan_folds(columns):
+        assert shared_sentences(plan, columns) == {"train_and_test": 0, "selection_and_test": 0}
