@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Every step of a fold: training, selection, refit, scoring, saving; and the step from fold to fold.
+# Every step of a fold: training, validation, refit, scoring, saving; and the step from fold to fold.
 RUN = "--folds 1 2 --refit true --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8"
 
 

@@ -23,7 +23,7 @@ def describe(
 
     Args:
         rows: `label` and `probabilities` (label to float), as `report.read_predictions` gives them.
-        temperature: What was fitted on the selection set, one for all rows or one a row; `None` if nothing was.
+        temperature: What was fitted on the validation set, one for all rows or one a row; `None` if nothing was.
         num_bins: Bins of the calibration error.
 
     Returns:
@@ -178,7 +178,7 @@ def fit_temperature(
 
 
 def temperature_of(rows: Sequence[Mapping[str, Any]]) -> float:
-    """`fit_temperature` to the predictions on a selection set, rows as in `describe`."""
+    """`fit_temperature` to the predictions on a validation set, rows as in `describe`."""
     probabilities, references = arrays(rows)
     return fit_temperature(np.log(np.maximum(probabilities, _TINY)), references=references)
 

@@ -16,8 +16,8 @@ from .run_folder import save_figure
 COLUMNS = ("last", "selected", "oracle", "refit")
 _HEADLINES = {
     "last": "of the last epoch",
-    "selected": "of the epoch that the selection set chose",
-    "refit": "trained anew with the selection set, up to the epoch that it chose",
+    "selected": "of the epoch that the validation set chose",
+    "refit": "trained anew with the validation set, up to the epoch that it chose",
 }
 
 
@@ -165,7 +165,7 @@ def doubt(results: Mapping[str, Any]) -> str:
             lines.append(f"- {said['level']:.0%} interval, {told}: {', '.join(intervals)}.")
     error = f"- Calibration error {100 * calibration['ece_before']:.1f}"
     if calibration["ece_after"] is not None:
-        error += f", with the temperature of the selection set {100 * calibration['ece_after']:.1f}"
+        error += f", with the temperature of the validation set {100 * calibration['ece_after']:.1f}"
     answered = ", ".join(f"{100 * value:.1f} of {share}" for share, value in calibration["accuracy_at"].items())
     return "\n".join([*lines, f"{error}; right among the most confident: {answered}."])
 

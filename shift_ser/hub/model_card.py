@@ -82,7 +82,7 @@ def untrained_card(variant: str, scenario: str) -> str:
         scenario: `feature_extraction` or `fine_tuning`.
     """
     settings = {"variant": variant, "scenario": scenario, "encoder": PUBLISHED_ENCODERS[scenario]}
-    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "selection", "refit")}
+    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "validation", "refit")}
     settings["selection_metric"] = RunArguments.selection_metric
     sections = [
         *_opening(settings, corpus="iemocap"),
@@ -244,8 +244,8 @@ def _splits(results: Mapping[str, Any]) -> str:
     """Who trains, selects and tests in each fold, with the hashes by which a split is known."""
     lines = ["| fold | trains | selects | tests | split hash |", "| ---: | --- | --- | --- | --- |"]
     for result in {result["fold"]: result for result in results["folds"]}.values():
-        group, plan = result["selection_group"], f"`{result['plan']}`"
-        select = "nothing" if group is None else f"{group} ({result['num_selection']})"
+        group, plan = result["validation_group"], f"`{result['plan']}`"
+        select = "nothing" if group is None else f"{group} ({result['num_validation']})"
         train, test = f"the others ({result['num_train']} utterances)", f"{result['test_group']} ({result['num_test']})"
         lines.append(f"| {result['fold']} | {train} | {select} | {test} | {plan} |")
     return "\n".join([*lines, "", f"All folds together: `{split_hash(results)}`."])

@@ -63,16 +63,16 @@ print(classify("speech.wav"))
 The model takes 16 kHz speech with its mask, which the feature extractor always gives."""
 EPOCHS = {
     "last": "last",
-    "selected": "selected on a selection set",
-    "refit": "selected on a selection set, then trained anew on train and selection set",
+    "selected": "selected on a validation set",
+    "refit": "selected on a validation set, then trained anew on train and validation set",
 }
-_SELECTIONS = {
+_VALIDATIONS = {
     "session": "the next session (after the last, the first) selects the epoch",
     "speaker": "one speaker of the next session selects the epoch",
     "random": "a random fifth of the other utterances (of speakers that train as well) selects the epoch",
 }
 _REFIT = (
-    " Then a new model is trained on the train and the selection set, with the same schedule, and stopped after the"
+    " Then a new model is trained on the train and the validation set, with the same schedule, and stopped after the"
     " selected number of epochs; that model is kept and scored."
 )
 _ORACLE = (
@@ -82,7 +82,7 @@ _ORACLE = (
     " gap*."
 )
 _BLIND = (
-    "*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {selection} by its {metric}, and the others"
+    "*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {validation} by its {metric}, and the others"
     f" train. The result is the test score of the selected epoch.{{refit}} {_ORACLE}"
 )
 _AUTHORS = (
@@ -141,9 +141,9 @@ Intelligent Computing 3:0073, 2024, [doi 10.34133/icomputing.0073](https://doi.o
 
 
 def protocol_text(settings: Mapping[str, Any]) -> str:
-    """How a run with these settings (`protocol`, `fold_unit`, `selection`, ...) trains, selects and tests."""
+    """How a run with these settings (`protocol`, `fold_unit`, `validation`, ...) trains, selects and tests."""
     unit = settings["fold_unit"]
     if settings["protocol"] == "authors":
         return _AUTHORS.format(unit=unit)
-    selection, refit = _SELECTIONS[settings["selection"]], _REFIT if settings["refit"] else ""
-    return _BLIND.format(unit=unit, selection=selection, metric=settings["selection_metric"].upper(), refit=refit)
+    validation, refit = _VALIDATIONS[settings["validation"]], _REFIT if settings["refit"] else ""
+    return _BLIND.format(unit=unit, validation=validation, metric=settings["selection_metric"].upper(), refit=refit)

@@ -17,7 +17,7 @@ from ..training.arguments import RunArguments
 from .model_card import corpus_name, public_encoder, repository_name, run_card
 
 # Of a fold's folder, what stays at home: predictions tell the labels of the corpus, which its licence may not let out.
-PRIVATE = ("predictions.csv", "selection_predictions.csv", "result.json", "README.md", "checkpoints")
+PRIVATE = ("predictions.csv", "validation_predictions.csv", "result.json", "README.md", "checkpoints")
 
 
 class PushError(RuntimeError):
@@ -132,24 +132,24 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
 def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """The fold (and seed) whose model stands for the run, and why; never chosen by a test score.
 
-    Under `test_blind` it is the one with the best score on its selection set (of equals, the first), under `authors`,
+    Under `test_blind` it is the one with the best score on its validation set (of equals, the first), under `authors`,
     where nothing selects, the first one.
 
     Returns:
         Its entry in `folds`, and a clause that ends the sentence "These weights are those of fold 1".
 
     Example:
-        >>> folds = [{"fold": 1, "selection": {"ua": 0.5}}, {"fold": 2, "selection": {"ua": 0.75}}]
+        >>> folds = [{"fold": 1, "validation": {"ua": 0.5}}, {"fold": 2, "validation": {"ua": 0.75}}]
         >>> choose_fold({"settings": {"protocol": "test_blind", "selection_metric": "ua"}, "folds": folds})
-        ({'fold': 2, 'selection': {'ua': 0.75}}, ', which has the best UA on its selection set (75.00%)')
+        ({'fold': 2, 'validation': {'ua': 0.75}}, ', which has the best UA on its validation set (75.00%)')
     """
     settings, folds = results["settings"], results["folds"]
     if settings["protocol"] == "authors":
         return folds[0], ", the first, after its last epoch: nothing was selected"
     metric = settings["selection_metric"]
-    best = max(folds, key=lambda result: result["selection"][metric])
-    score = f"{best['selection'][metric]:.2%}"
-    return best, f", which has the best {metric.upper()} on its selection set ({score})"
+    best = max(folds, key=lambda result: result["validation"][metric])
+    score = f"{best['validation'][metric]:.2%}"
+    return best, f", which has the best {metric.upper()} on its validation set ({score})"
 
 
 def same_command(arguments: Sequence[str]) -> str:

@@ -177,7 +177,7 @@ class ShiftConfig(SavedConfig):
             (`False`): all but its convolutional feature encoder is trained.
         encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
         temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
-            fitted on a selection set; nothing else reads it. `None`: never fitted.
+            fitted on a validation set; nothing else reads it. `None`: never fitted.
         **options: Those of `SavedConfig`, the names of the classes among them.
 
     Raises:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 from ..model.configuration_shift_ser import ShiftConfig
 from ..recipes import find_encoder, find_recipe
 from .optimization import SCHEDULES
-from .protocols import FOLD_UNITS, PROTOCOLS, SELECTIONS
+from .protocols import FOLD_UNITS, PROTOCOLS, VALIDATIONS
 
 
 def _option(help_text: str, default: Any = None) -> Any:
@@ -104,8 +104,8 @@ class RunArguments(TrainingArguments):
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
     protocol: str = _option(f"whether anything selects the epoch, one of {PROTOCOLS}", "test_blind")
     fold_unit: str = _option(f"who is left out and tests, one of {FOLD_UNITS}", "session")
-    selection: str = _option(f"who selects the epoch (test_blind), one of {SELECTIONS}", "session")
-    refit: bool = _option("after selection train anew, on the selection set as well, to the selected epoch", False)
+    validation: str = _option(f"who selects the epoch (test_blind), one of {VALIDATIONS}", "session")
+    refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
@@ -130,11 +130,11 @@ class RunArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Tie evaluation, saving and selection together as the protocol asks."""
+        """Tie evaluation, saving and validation together as the protocol asks."""
         self._check()
         self.eval_strategy = self.save_strategy = "epoch"
         self.load_best_model_at_end = False  # a run takes the selected epoch itself, also after its folder was moved
-        self.metric_for_best_model = f"eval_selection_{self.selection_metric}" if self.selects else None
+        self.metric_for_best_model = f"eval_validation_{self.selection_metric}" if self.selects else None
         self.logging_nan_inf_filter = False
         # Without this, several processes on a machine without accelerator would each take themselves for the only one.
         if not torch.accelerator.is_available():
@@ -143,7 +143,7 @@ class RunArguments(TrainingArguments):
 
     @property
     def selects(self) -> bool:
-        """Whether a selection set chooses the epoch."""
+        """Whether a validation set chooses the epoch."""
         return self.protocol != "authors"
 
     @property
@@ -152,7 +152,7 @@ class RunArguments(TrainingArguments):
         return self.seeds or [self.seed]
 
     def _check(self) -> None:
-        choices = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "selection": SELECTIONS, "schedule": SCHEDULES}
+        choices = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "validation": VALIDATIONS, "schedule": SCHEDULES}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")

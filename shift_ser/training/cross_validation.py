@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # What of the Trainer's arguments a result depends on; a folder takes up only a run with the same.
 # fmt: off
 RESULT_ARGUMENTS = (
-    "protocol", "fold_unit", "selection", "selection_metric", "refit", "schedule", "warmup_epochs",
+    "protocol", "fold_unit", "validation", "selection_metric", "refit", "schedule", "warmup_epochs",
     "warmup_learning_rate", "min_learning_rate", "lr_scheduler_type", "warmup_steps", "learning_rate", "optim",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps",
     "per_device_train_batch_size", "max_batch_seconds", "gradient_accumulation_steps", "label_smoothing_factor",
@@ -56,7 +56,7 @@ class CrossValidation:
         run_args: Protocol and the Trainer's arguments.
 
     Attributes:
-        plans: Who trains, selects and tests in each fold; the same for all seeds (`seed` draws random selections).
+        plans: Who trains, selects and tests in each fold; the same for all seeds (`seed` draws random validations).
         failed: `fold`, `seed` and `reason` of what failed in the last call of `run`.
 
     Raises:
@@ -73,7 +73,7 @@ class CrossValidation:
             self.corpus.dataset,
             protocol=run_args.protocol,
             fold_unit=run_args.fold_unit,
-            selection=run_args.selection,
+            validation=run_args.validation,
             seed=run_args.seed,
         )
         known = [plan.fold for plan in self.plans]

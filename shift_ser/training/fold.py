@@ -29,7 +29,7 @@ from .trainer import FoldProgress, ShiftTrainer, last_whole_checkpoint
 logger = logging.getLogger(__name__)
 
 _LOGGED = ("epoch", "step", "loss", "grad_norm", "learning_rate")
-_EVALUATED = tuple(f"eval_{part}_{name}" for part in ("selection", "test") for name in ("loss", *SCORES))
+_EVALUATED = tuple(f"eval_{part}_{name}" for part in ("validation", "test") for name in ("loss", *SCORES))
 
 
 class FoldRun:
@@ -85,10 +85,10 @@ class FoldRun:
         result["temperature"], files = None, {}
         if self.run_args.selects:
             trainer.load_selected()
-            _, files["selection_predictions.csv"] = self._score(trainer, self.plan.selection)
-            result["temperature"] = temperature_of(files["selection_predictions.csv"])
+            _, files["validation_predictions.csv"] = self._score(trainer, self.plan.validation)
+            result["temperature"] = temperature_of(files["validation_predictions.csv"])
         if self.run_args.refit:
-            both = {*self.plan.train, *self.plan.selection}
+            both = {*self.plan.train, *self.plan.validation}
             train = [utterance for utterance in self.corpus.label_of if utterance in both]
             trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
             result["refit_history"] = _history(trainer.state.log_history)
@@ -152,7 +152,7 @@ class FoldRun:
         set_seed(self.seed)
         model = self.new_model()
         encoder = self.take_encoder(model)
-        parts = {"selection": self.plan.selection, "test": self.plan.test} if refit_epochs is None else {}
+        parts = {"validation": self.plan.validation, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
         train = self.corpus.examples(utterances)
         trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs)
@@ -238,15 +238,15 @@ class FoldRun:
             "seed": self.seed,
             "plan": self.plan.hash,
             "test_group": self.plan.test_group,
-            "selection_group": self.plan.selection_group,
+            "validation_group": self.plan.validation_group,
             "num_train": len(self.plan.train),
-            "num_selection": len(self.plan.selection),
+            "num_validation": len(self.plan.validation),
             "num_test": len(self.plan.test),
             "shared_sentences": shared_sentences(self.plan, self.corpus.dataset),
             "last_epoch": round(trainer.state.epoch or 0),
             "selected_epoch": best and round(best["epoch"]),
             "columns": columns,
-            "selection": best and _scores(best, "selection"),
+            "validation": best and _scores(best, "validation"),
             "history": history,
         }
 

@@ -12,9 +12,9 @@ from ..model.speech_input import log_once
 
 PROTOCOLS = ("test_blind", "authors")
 FOLD_UNITS = ("session", "speaker")
-SELECTIONS = ("session", "speaker", "random")
-_PARTS = ("train", "selection", "test")
-_RANDOM = "random"  # how the name of a random selection group begins
+VALIDATIONS = ("session", "speaker", "random")
+_PARTS = ("train", "validation", "test")
+_RANDOM = "random"  # how the name of a random validation group begins
 
 logger = logging.getLogger(__name__)
 
@@ -36,23 +36,23 @@ class _Row(NamedTuple):
 class FoldPlan:
     """One fold: the utterances of each part, in the order of the dataset.
 
-    What is in no part is left out of the fold: what someone else says in a dialog of the test or selection speaker. A
-    random selection group (`random 20 %, seed 0`) shares speakers and dialogs with train, by design.
+    What is in no part is left out of the fold: what someone else says in a dialog of the test or validation speaker. A
+    random validation group (`random 20 %, seed 0`) shares speakers and dialogs with train, by design.
 
     Attributes:
         fold: Number of the fold, from 1.
         test_group: Who is left out and scored: `session 1`, `speaker Ses01F`.
-        selection_group: Whose score selects the epoch, or which share; `None` when nothing selects.
+        validation_group: Whose score selects the epoch, or which share; `None` when nothing selects.
         train: Names of the utterances trained on.
-        selection: Names of the utterances that select; empty when nothing selects.
+        validation: Names of the utterances that select; empty when nothing selects.
         test: Names of the utterances scored.
     """
 
     fold: int
     test_group: str
-    selection_group: str | None
+    validation_group: str | None
     train: tuple[str, ...]
-    selection: tuple[str, ...]
+    validation: tuple[str, ...]
     test: tuple[str, ...]
 
     @property
@@ -79,12 +79,12 @@ def plan_folds(
     *,
     protocol: str = "test_blind",
     fold_unit: str = "session",
-    selection: str = "session",
+    validation: str = "session",
     seed: int = 0,
 ) -> list[FoldPlan]:
     """Leave one session or one speaker out: one fold for each, in ascending order.
 
-    A dialog is never divided: what others say to a test or selection speaker is left out of the fold (and logged). In
+    A dialog is never divided: what others say to a test or validation speaker is left out of the fold (and logged). In
     IEMOCAP, whose dialogs have two speakers, folds by speaker train on four sessions at most.
 
     Args:
@@ -92,9 +92,9 @@ def plan_folds(
         protocol: `"test_blind"`: some utterances select and the rest train. `"authors"`: nothing selects and all
             utterances but the test fold's train.
         fold_unit: Who is left out and tested, a `"session"` or a `"speaker"`.
-        selection: Who selects (test_blind). `"session"`: the one after the test fold's (the first after the last).
+        validation: Who selects (test_blind). `"session"`: the one after the test fold's (the first after the last).
             `"speaker"`: one speaker of that session, in turn from fold to fold. `"random"`: a fifth of the remaining
-            utterances, as in SUPERB, for comparison; train and selection then share speakers and dialogs, and only
+            utterances, as in SUPERB, for comparison; train and validation then share speakers and dialogs, and only
             the test part is held apart from both.
         seed: Which random fifth.
 
@@ -102,7 +102,7 @@ def plan_folds(
         One checked plan for each session or speaker (see `check_plan`).
 
     Raises:
-        ValueError: If an option is unknown or `selection` is said to a protocol that has none, there are too few
+        ValueError: If an option is unknown or `validation` is said to a protocol that has none, there are too few
             sessions or speakers, a speaker or a dialog is in two sessions, or a plan leaks.
 
     Example:
@@ -110,21 +110,21 @@ def plan_folds(
         >>> names = ["a", "b", "c", "d"]
         >>> columns = {"session": sessions, "speaker": sessions, "dialog": names, "utterance": names}
         >>> plan = plan_folds(columns)[0]
-        >>> plan.test, plan.selection, plan.train
+        >>> plan.test, plan.validation, plan.train
         (('a', 'b'), ('c',), ('d',))
     """
-    _check_options(protocol=protocol, fold_unit=fold_unit, selection=selection)
+    _check_options(protocol=protocol, fold_unit=fold_unit, validation=validation)
     dataset = {name: list(dataset[name]) for name in _Row._fields}  # read once
     rows = _rows(dataset)
     _check_sessions(rows)
-    how = None if protocol == "authors" else selection
+    how = None if protocol == "authors" else validation
     groups = sorted({(row.session, row.speaker if fold_unit == "speaker" else None) for row in rows})
     sessions = sorted({row.session for row in rows})
     needed = 3 if fold_unit == how == "session" else 2
     by_session = fold_unit == "session" or how in FOLD_UNITS
     found = sessions if by_session else [speaker for _, speaker in groups]
     if len(found) < needed:
-        what = f"protocol {protocol!r} with fold_unit {fold_unit!r} and selection {how!r}"
+        what = f"protocol {protocol!r} with fold_unit {fold_unit!r} and validation {how!r}"
         units = "sessions" if by_session else "speakers"
         raise ValueError(f"{what} needs at least {needed} {units}, the dataset has {found}")
 
@@ -148,7 +148,7 @@ def plan_folds(
 def check_plan(plan: FoldPlan, dataset: Columns, *, content_hashes: Mapping[str, str] | None = None) -> None:
     """Refuse a plan that leaks between its parts or does not fit the dataset.
 
-    With a random selection group, speakers and dialogs of train and selection may be the same, those of test not.
+    With a random validation group, speakers and dialogs of train and validation may be the same, those of test not.
 
     Args:
         plan: The plan to check.
@@ -165,10 +165,10 @@ def check_plan(plan: FoldPlan, dataset: Columns, *, content_hashes: Mapping[str,
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for part in _PARTS:
         utterances = getattr(plan, part)
-        if not utterances and (part != "selection" or plan.selection_group is not None):
+        if not utterances and (part != "validation" or plan.validation_group is not None):
             raise ValueError(
-                f"fold {plan.fold}: the {part} part is empty (test {plan.test_group}, selection"
-                f" {plan.selection_group}, {_left_out(plan, rows)} utterances left out for their dialogs)"
+                f"fold {plan.fold}: the {part} part is empty (test {plan.test_group}, validation"
+                f" {plan.validation_group}, {_left_out(plan, rows)} utterances left out for their dialogs)"
             )
         for utterance in utterances:
             if utterance not in rows:
@@ -192,31 +192,31 @@ def shared_sentences(plan: FoldPlan, dataset: Columns) -> dict[str, int]:
         dataset: Columns `session`, `speaker`, `dialog` and `utterance`, one value a row.
 
     Returns:
-        `train_and_test` and `selection_and_test`: the utterances of test from a scripted dialog whose script is in
-        train, or in selection, as well.
+        `train_and_test` and `validation_and_test`: the utterances of test from a scripted dialog whose script is in
+        train, or in validation, as well.
 
     Example:
         >>> dialogs = ["Ses01F_script01_1", "Ses02F_impro01", "Ses03M_script01_1b"]
         >>> columns = {"session": [1, 2, 3], "speaker": "abc", "dialog": dialogs, "utterance": "abc"}
         >>> shared_sentences(FoldPlan(1, "session 1", "session 2", ("c",), ("b",), ("a",)), columns)
-        {'train_and_test': 1, 'selection_and_test': 0}
+        {'train_and_test': 1, 'validation_and_test': 0}
     """
     script = {row.utterance: _script(row.dialog) for row in _rows(dataset)}
     known = {part: {script[utterance] for utterance in getattr(plan, part)} - {None} for part in _PARTS}
     return {
         f"{part}_and_test": sum(script[utterance] in known[part] for utterance in plan.test)
-        for part in ("train", "selection")
+        for part in ("train", "validation")
     }
 
 
 def _check_options(**options: str) -> None:
-    allowed = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "selection": SELECTIONS}
+    allowed = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "validation": VALIDATIONS}
     for name, value in options.items():
         if value not in allowed[name]:
             raise ValueError(f"{name} must be one of {allowed[name]}, got {value!r}")
-    if options["protocol"] == "authors" and options["selection"] != "session":
+    if options["protocol"] == "authors" and options["validation"] != "session":
         raise ValueError(
-            f"selection must be left out with protocol 'authors', where nothing selects, got {options['selection']!r}"
+            f"validation must be left out with protocol 'authors', where nothing selects, got {options['validation']!r}"
         )
 
 
@@ -277,8 +277,8 @@ def _traces(row: _Row, content_hashes: Mapping[str, str] | None) -> Iterator[tup
 
 
 def _by_design(plan: FoldPlan, kind: str, *parts: str) -> bool:
-    """A random share divides dialogs and speakers between train and selection, but nothing else."""
-    is_random = (plan.selection_group or "").startswith(_RANDOM)
+    """A random share divides dialogs and speakers between train and validation, but nothing else."""
+    is_random = (plan.validation_group or "").startswith(_RANDOM)
     return is_random and kind in ("dialog", "speaker") and "test" not in parts
 
 

@@ -206,7 +206,7 @@ class FoldProgress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Show the numbers that were just logged."""
-        names = {"loss": "loss", "eval_selection_wa": "selection WA", "eval_selection_ua": "selection UA"}
+        names = {"loss": "loss", "eval_validation_wa": "validation WA", "eval_validation_ua": "validation UA"}
         self.seen |= {short: f"{logs[name]:.3f}" for name, short in names.items() if logs and name in logs}
         if self.bar is not None:
             self.bar.set_postfix(self.seen)

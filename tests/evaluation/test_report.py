@@ -78,7 +78,7 @@ def test_table_of_the_blind_protocol():
         ["mean", "", "", "", "62.50 ± 17.68", "31.25 ± 8.84", "15.62 ± 4.42", "56.25/25.00", "75.00/43.75"],
     ]
     headline_, gap = notes(table)
-    assert "of the epoch that the selection set chose" in headline_
+    assert "of the epoch that the validation set chose" in headline_
     assert gap.endswith("minus these: WA +12.50, UA +12.50, F1 +12.50.") and "not a result" in gap
     lines = table.split("\n\n")[0].splitlines()
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 110
@@ -119,4 +119,4 @@ def test_doubt_names_what_was_drawn_anew_and_leaves_out_what_cannot_be():
         "- Calibration error 12.3; right among the most confident: 90.0 of 50%, 70.0 of 100%.",
     ]
     lines = doubt({"uncertainty": said, "calibration": calibration | {"ece_after": 0.05}}).splitlines()
-    assert lines[-1].startswith("- Calibration error 12.3, with the temperature of the selection set 5.0; right among")
+    assert lines[-1].startswith("- Calibration error 12.3, with the temperature of the validation set 5.0; right among")

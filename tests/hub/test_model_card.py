@@ -125,7 +125,7 @@ def test_a_card_of_a_run_on_iemocap(results):
         assert result.metric_value == round(summary["mean"], 4)
         assert result.metric_args["std_over_folds"] == round(summary["std"], 4)
         assert "test_blind" in result.metric_name and result.dataset_args["protocol"] == "test_blind"
-        assert result.dataset_args["epoch"] == "selected on a selection set"
+        assert result.dataset_args["epoch"] == "selected on a validation set"
     assert fold_table(results["folds"], num_folds=5) in text
     for fold in results["folds"]:
         assert f"`{fold['plan']}`" in text
@@ -155,7 +155,7 @@ def test_the_oracle_is_never_the_headline(results):
     results["settings"]["protocol"] = "authors"
     for result in results["folds"]:
         result["columns"] |= {"selected": None, "oracle": {"wa": 0.987, "ua": 0.976, "f1": 0.965}}
-        result |= {"selection": None, "selection_group": None}
+        result |= {"validation": None, "validation_group": None}
     results["summary"] = summarise(results["folds"], num_folds=5)
     text = run_card(results, model="me/model")
     assert "98.70/97.60" in text and "oracle WA/UA" in text and "they are not results" in text
@@ -177,8 +177,8 @@ def test_each_fold_s_folder_has_a_card_of_its_own(finished):
     ("settings", "words"),
     [
         ({}, ["leave one session out", "next session", "The result is the test score of the selected epoch. No"]),
-        ({"fold_unit": "speaker", "selection": "speaker"}, ["leave one speaker out", "one speaker of the next"]),
-        ({"selection": "random", "refit": True}, ["a random fifth", "Then a new model is trained"]),
+        ({"fold_unit": "speaker", "validation": "speaker"}, ["leave one speaker out", "one speaker of the next"]),
+        ({"validation": "random", "refit": True}, ["a random fifth", "Then a new model is trained"]),
         ({"protocol": "authors"}, ["nothing selects", "of the last epoch"]),
     ],
 )

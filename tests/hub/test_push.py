@@ -71,7 +71,7 @@ def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs
     files = hub.files["org/model"]
     assert set(files) >= UPLOADED and not {
         "predictions.csv",
-        "selection_predictions.csv",
+        "validation_predictions.csv",
         "result.json",
         "run.json",
     } & set(files)
@@ -182,7 +182,7 @@ def test_what_cannot_be_pushed_is_told_before_training(hub, finished, monkeypatc
 def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finished):
     results = finished[1]
     chosen, why = choose_fold(results)
-    best = [result["selection"]["ua"] for result in results["folds"]]
+    best = [result["validation"]["ua"] for result in results["folds"]]
     assert chosen["fold"] == 1 + int(np.argmax(best)) and f"{max(best):.2%}" in why
     swapped = [{**result, "test": {"wa": -result["test"]["wa"], "ua": 0.0}} for result in results["folds"]]
     again, same_why = choose_fold({**results, "folds": swapped})
@@ -194,7 +194,7 @@ def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finis
 def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
     results = read_json(run_dir / "results.json")
     seeded = [{**result, "seed": seed} for seed in (0, 1) for result in results["folds"]]
-    seeded[7] = {**seeded[7], "selection": {"wa": 0.9, "ua": 2.0, "f1": 0.9}}
+    seeded[7] = {**seeded[7], "validation": {"wa": 0.9, "ua": 2.0, "f1": 0.9}}
     summary = summarise(seeded, num_folds=10)
     settings = {**results["settings"], "seeds": [0, 1]}
     write_json(run_dir / "results.json", {**results, "folds": seeded, "settings": settings, "summary": summary})

@@ -158,6 +158,6 @@ def test_a_saved_model_names_its_classes_and_brings_their_files(saved):
             "AutoModelForAudioClassification": "modeling_shift_ser.ShiftForSequenceClassification",
         }
         implementation = config["custom_pipelines"]["audio-classification"]["impl"]
-        assert implementation == "pipelines.ShiftAudioClassificationPipeline"
+        assert implementation == "pipeline_shift_ser.ShiftAudioClassificationPipeline"
     extractor = json.loads((folder / "cnn" / "preprocessor_config.json").read_text(encoding="utf-8"))
     assert extractor["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_shift_ser.ShiftFeatureExtractor"}

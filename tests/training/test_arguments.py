@@ -18,8 +18,8 @@ def test_defaults():
     model, data, run = parse_arguments(["--use_cpu"])
     assert (model.variant, model.scenario, data.max_seconds) == ("shiftformer", "feature_extraction", 7.5)
     assert (run.protocol, run.selection_metric, run.schedule) == ("test_blind", "ua", "transformers")
-    assert (run.fold_unit, run.selection, run.refit, run.all_seeds) == ("session", "session", False, [run.seed])
-    assert run.selects and run.metric_for_best_model == "eval_selection_ua" and run.greater_is_better
+    assert (run.fold_unit, run.validation, run.refit, run.all_seeds) == ("session", "session", False, [run.seed])
+    assert run.selects and run.metric_for_best_model == "eval_validation_ua" and run.greater_is_better
     assert run.eval_strategy == run.save_strategy == "epoch"
     assert run.accelerator_config.split_batches and not run.remove_unused_columns and not run.dataloader_pin_memory
 
@@ -96,14 +96,14 @@ def test_protocol_and_schedule(tmp_path):
         RunArguments(schedule="cosine", use_cpu=True)
     run = RunArguments(protocol="authors", use_cpu=True, selection_metric="wa")
     assert not run.selects and run.metric_for_best_model is None
-    assert RunArguments(use_cpu=True, selection_metric="wa").metric_for_best_model == "eval_selection_wa"
+    assert RunArguments(use_cpu=True, selection_metric="wa").metric_for_best_model == "eval_validation_wa"
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         ({"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
-        ({"selection": "all"}, r"selection must be one of \('session', 'speaker', 'random'\), got 'all'"),
+        ({"validation": "all"}, r"validation must be one of \('session', 'speaker', 'random'\), got 'all'"),
         ({"refit": True, "protocol": "authors"}, r"refit must be false without .*, got True with protocol 'authors'"),
         ({"refit": True, "max_steps": 7}, r"refit must be false without .* got True with .* max_steps 7"),
         ({"seeds": [1, 2, 1]}, r"seeds must differ, got \[1, 2, 1\]"),

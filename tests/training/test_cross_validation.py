@@ -41,7 +41,7 @@ def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corp
         assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold']}"}
         assert result["test"] == pytest.approx(scikit_learn(rows))
         assert result["selected_epoch"] in (1, 2) and result["last_epoch"] == 2
-        assert result["shared_sentences"] == {"train_and_test": 4, "selection_and_test": 4}
+        assert result["shared_sentences"] == {"train_and_test": 4, "validation_and_test": 4}
         assert not (folder / "checkpoints").exists()
     assert results["summary"]["test"]["wa"]["mean"] == pytest.approx(
         np.mean([result["test"]["wa"] for result in results["folds"]])
@@ -67,15 +67,15 @@ def test_the_saved_model_gives_the_predictions_on_file_through_the_pipeline(fini
         assert max(scores, key=scores.get) == row["prediction"]
 
 
-def test_the_selected_epoch_is_the_best_on_the_selection_set_and_the_columns_are_its_last_and_best(finished):
+def test_the_selected_epoch_is_the_best_on_the_validation_set_and_the_columns_are_its_last_and_best(finished):
     run, results = finished
     for result in results["folds"]:
-        epochs = [entry for entry in result["history"] if "eval_selection_ua" in entry]
-        best = int(np.argmax([entry["eval_selection_ua"] for entry in epochs]))
+        epochs = [entry for entry in result["history"] if "eval_validation_ua" in entry]
+        best = int(np.argmax([entry["eval_validation_ua"] for entry in epochs]))
         assert len(epochs) == 2 and result["selected_epoch"] == 1 + best
-        assert result["selection"] == {name: epochs[best][f"eval_selection_{name}"] for name in SCORES}
-        rows = read_predictions(run.output_dir / f"fold{result['fold']}" / "selection_predictions.csv")
-        assert result["selection"] == pytest.approx(scikit_learn(rows))
+        assert result["validation"] == {name: epochs[best][f"eval_validation_{name}"] for name in SCORES}
+        rows = read_predictions(run.output_dir / f"fold{result['fold']}" / "validation_predictions.csv")
+        assert result["validation"] == pytest.approx(scikit_learn(rows))
         assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold'] % 5 + 1}"}
         tests = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
         oracle = {name: max(scores[name] for scores in tests) for name in SCORES}
@@ -91,9 +91,9 @@ def test_a_refit_has_the_schedule_of_the_training_and_stops_after_the_selected_e
     expected = {"base": 1e-3, "num_steps": 3 * steps, "warmup_steps": 0, "warmup_start": 5e-7, "minimum": 5e-6}
     last = result["refit_history"][-1]["learning_rate"]
     assert selected < 3 and last == pytest.approx(cosine_rate(steps * selected - 1, **expected))
-    rows, selection = (read_predictions(tmp_path / "fold3" / f"{part}predictions.csv") for part in ("", "selection_"))
+    rows, validation = (read_predictions(tmp_path / "fold3" / f"{part}predictions.csv") for part in ("", "validation_"))
     assert result["test"] == result["columns"]["refit"] == pytest.approx(scikit_learn(rows))
-    assert result["selection"] == pytest.approx(scikit_learn(selection))
+    assert result["validation"] == pytest.approx(scikit_learn(validation))
 
 
 def test_a_refit_of_all_epochs_is_the_training_of_the_authors_protocol(cross_validate, tmp_path):
@@ -150,7 +150,7 @@ def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_
         for run in (result, swapped)
     )
     assert blind == swapped_blind and result["history"] != swapped["history"]
-    for name in ("selected_epoch", "selection"):
+    for name in ("selected_epoch", "validation"):
         assert result[name] == swapped[name]
     rows = [read_predictions(run / "fold1" / "predictions.csv") for run in (finished[0].output_dir, tmp_path / "out")]
     assert [row["probabilities"] for row in rows[0]] == [row["probabilities"] for row in rows[1]]
@@ -164,7 +164,7 @@ def test_scoring_the_test_set_after_every_epoch_changes_no_weight(finished, cros
     def blind(self, model, *, scored=None, **options):
         trainer = make_trainer(self, model, scored=scored, **options)
         if scored:
-            trainer.eval_dataset = {"selection": scored["selection"]}
+            trainer.eval_dataset = {"validation": scored["validation"]}
             trainer.add_callback(PretendTest())
         return trainer
 
@@ -184,23 +184,23 @@ def test_the_authors_protocol_selects_nothing_and_calls_its_best_oracle(cross_va
     results = run.run()
     result = results["folds"][0]
     epochs = [entry for entry in result["history"] if "eval_test_wa" in entry]
-    assert result["num_train"] == 32 and result["selection"] is result["selected_epoch"] is None
-    assert not any("selection" in name for entry in result["history"] for name in entry)
+    assert result["num_train"] == 32 and result["validation"] is result["selected_epoch"] is None
+    assert not any("validation" in name for entry in result["history"] for name in entry)
     assert result["test"] == {name: epochs[-1][f"eval_test_{name}"] for name in SCORES}
     oracle = {name: max(entry[f"eval_test_{name}"] for entry in epochs) for name in SCORES}
     assert result["columns"] == {"last": result["test"], "selected": None, "oracle": oracle}
-    assert not (tmp_path / "out" / "fold2" / "selection_predictions.csv").exists()
+    assert not (tmp_path / "out" / "fold2" / "validation_predictions.csv").exists()
     assert "of the last epoch" in run.table(results)
 
 
-@pytest.mark.parametrize(("unit", "selection"), [("speaker", "speaker"), ("session", "random")])
-def test_other_plans_are_run(unit, selection, cross_validate, tmp_path):
-    run = cross_validate(tmp_path / "out", "--fold_unit", unit, "--selection", selection, "--folds", 2)
+@pytest.mark.parametrize(("unit", "validation"), [("speaker", "speaker"), ("session", "random")])
+def test_other_plans_are_run(unit, validation, cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out", "--fold_unit", unit, "--validation", validation, "--folds", 2)
     result = run.run()["folds"][0]
     plan = run.plans[1]
     assert len(run.plans) == (10 if unit == "speaker" else 5)
-    assert (result["test_group"], result["selection_group"]) == (plan.test_group, plan.selection_group)
-    assert result["num_selection"] == len(plan.selection) > 0
+    assert (result["test_group"], result["validation_group"]) == (plan.test_group, plan.validation_group)
+    assert result["num_validation"] == len(plan.validation) > 0
 
 
 def test_fine_tuning_trains_the_encoder_but_its_convolutions(cross_validate, encoder, tmp_path):
@@ -289,8 +289,8 @@ def test_what_a_run_says_of_its_doubt_is_computed_from_its_predictions(finished)
     rows, temperatures = [], []
     for result in results["folds"]:
         folder = run.output_dir / f"fold{result['fold']}"
-        selection = read_predictions(folder / "selection_predictions.csv")
-        temperature = calibration.temperature_of(selection)
+        validation = read_predictions(folder / "validation_predictions.csv")
+        temperature = calibration.temperature_of(validation)
         assert result["temperature"] == temperature == ShiftConfig.from_pretrained(folder).temperature
         of_fold = read_predictions(folder / "predictions.csv")
         rows += of_fold
@@ -303,7 +303,7 @@ def test_what_a_run_says_of_its_doubt_is_computed_from_its_predictions(finished)
         assert (run.output_dir / figure).read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_selection_set_no_temperature_is_fitted(cross_validate, tmp_path):
+def test_without_a_validation_set_no_temperature_is_fitted(cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--protocol", "authors", "--folds", "1", "--num_train_epochs", "1")
     results = run.run()
     assert results["folds"][0]["temperature"] is None and results["calibration"]["ece_after"] is None

@@ -22,9 +22,9 @@ def wide_encoder(tmp_path_factory):
 
 
 def epochs(results) -> list[float]:
-    """Losses on the training and the selection set, epoch by epoch."""
+    """Losses on the training and the validation set, epoch by epoch."""
     history = results["folds"][0]["history"]
-    return [entry[name] for entry in history for name in ("loss", "eval_selection_loss") if name in entry]
+    return [entry[name] for entry in history for name in ("loss", "eval_validation_loss") if name in entry]
 
 
 def test_contents_are_told_apart_whatever_their_names(cross_validate, small_corpus, tmp_path):

@@ -150,5 +150,5 @@ def test_progress_bar_of_a_fold(tmp_path, capsys):
     assert progress.bar.total == progress.bar.n == 3 and set(progress.seen) == {"loss"}
     assert "fold 1/5: 100%" in capsys.readouterr().err
     silent = FoldProgress("fold 1/5")
-    silent.on_log(None, None, None, logs={"eval_selection_wa": 0.51239, "eval_test_ua": 0.5})
-    assert silent.seen == {"selection WA": "0.512"}
+    silent.on_log(None, None, None, logs={"eval_validation_wa": 0.51239, "eval_test_ua": 0.5})
+    assert silent.seen == {"validation WA": "0.512"}

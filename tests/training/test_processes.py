@@ -272,7 +272,7 @@ def test_the_launcher_runs_the_script_in_two_processes_with_the_results_of_one(
         assert two[name] == one[name]
     for first, second in zip(one["history"] + one["refit_history"], two["history"] + two["refit_history"], strict=True):
         assert first == pytest.approx(second, abs=1e-4)
-    for file in ("predictions.csv", "selection_predictions.csv"):
+    for file in ("predictions.csv", "validation_predictions.csv"):
         rows = [read_predictions(tmp_path / run / "fold1" / file) for run in ("one", "two")]
         assert [row["utterance"] for row in rows[0]] == [row["utterance"] for row in rows[1]]
         for first, second in zip(*rows, strict=True):

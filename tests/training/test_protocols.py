@@ -15,9 +15,9 @@ COLUMNS = ("session", "speaker", "dialog", "utterance")
 WAYS = [
     {"protocol": "authors", "fold_unit": unit} for unit in ("session", "speaker")
 ] + [
-    {"fold_unit": unit, "selection": selection}
+    {"fold_unit": unit, "validation": validation}
     for unit in ("session", "speaker")
-    for selection in ("session", "speaker", "random")
+    for validation in ("session", "speaker", "random")
 ]  # fmt: skip
 
 
@@ -78,24 +78,24 @@ def test_every_utterance_is_tested_once_and_nothing_leaks(way, seed):
     columns = random_corpus(seed)
     try:
         plans = plan_folds(columns, **way)
-    except ValueError as error:  # everybody left may share a dialog with the test or selection speaker
+    except ValueError as error:  # everybody left may share a dialog with the test or validation speaker
         assert "part is empty" in str(error)
         return
     assert sorted(name for plan in plans for name in plan.test) == sorted(columns["utterance"])
     for plan in plans:
-        train, selection, test = (traces(columns, part) for part in (plan.train, plan.selection, plan.test))
-        assert not test & (train | selection)
-        shared = {kind for kind, _ in train & selection}
-        assert shared <= {"speaker", "dialog"} if way.get("selection") == "random" else not shared
-        for part in (plan.train, plan.selection, plan.test):
+        train, validation, test = (traces(columns, part) for part in (plan.train, plan.validation, plan.test))
+        assert not test & (train | validation)
+        shared = {kind for kind, _ in train & validation}
+        assert shared <= {"speaker", "dialog"} if way.get("validation") == "random" else not shared
+        for part in (plan.train, plan.validation, plan.test):
             assert list(part) == [name for name in columns["utterance"] if name in part]
         # What is left out has a reason, and by session nobody is left out for the test session.
-        named = set(plan.train + plan.selection + plan.test)
-        by_random = way.get("selection") == "random"
-        apart_from = test if by_random else test | selection
+        named = set(plan.train + plan.validation + plan.test)
+        by_random = way.get("validation") == "random"
+        apart_from = test if by_random else test | validation
         for name in set(columns["utterance"]) - named:
             assert {kind for kind, _ in traces(columns, [name]) & apart_from} == {"dialog"}
-            assert way["fold_unit"] == "speaker" or way.get("selection") == "speaker"
+            assert way["fold_unit"] == "speaker" or way.get("validation") == "speaker"
 
 
 def test_the_random_corpora_are_not_all_refused():
@@ -114,23 +114,23 @@ def test_by_default_sessions_are_whole_and_nothing_is_left_out():
     for number, plan in enumerate(plan_folds(columns), start=1):
         following = number % 5 + 1
         assert plan.fold == number
-        assert (plan.test_group, plan.selection_group) == (f"session {number}", f"session {following}")
+        assert (plan.test_group, plan.validation_group) == (f"session {number}", f"session {following}")
         of_session = {
             session: tuple(name for name in columns["utterance"] if name.startswith(f"Ses{session:02d}"))
             for session in range(1, 6)
         }
-        assert plan.test == of_session[number] and plan.selection == of_session[following]
+        assert plan.test == of_session[number] and plan.validation == of_session[following]
         assert plan.train == sum((of_session[s] for s in range(1, 6) if s not in (number, following)), ())
 
 
-def test_selection_is_by_the_next_session_there_is():
+def test_validation_is_by_the_next_session_there_is():
     plans = plan_folds(corpus((1, 3, 5)))
-    groups = [(plan.test_group, plan.selection_group) for plan in plans]
+    groups = [(plan.test_group, plan.validation_group) for plan in plans]
     assert groups == [("session 1", "session 3"), ("session 3", "session 5"), ("session 5", "session 1")]
 
 
 @pytest.mark.parametrize(
-    ("fold_unit", "selection", "groups", "sizes"),
+    ("fold_unit", "validation", "groups", "sizes"),
     [
         ("speaker", "session", {1: ("speaker Ses01F", "session 2"), 10: ("speaker Ses05M", "session 1")}, (24, 8, 4)),
         ("speaker", "speaker", {1: ("speaker Ses01F", "speaker Ses02F"), 2: ("speaker Ses01M", "speaker Ses02M")},
@@ -140,13 +140,13 @@ def test_selection_is_by_the_next_session_there_is():
         ("session", "random", {5: ("session 5", "random 20 %, seed 7")}, (25, 7, 8)),
     ],
 )  # fmt: skip
-def test_the_partner_in_a_dialog_is_left_out(fold_unit, selection, groups, sizes, caplog):
+def test_the_partner_in_a_dialog_is_left_out(fold_unit, validation, groups, sizes, caplog):
     with caplog.at_level(logging.INFO):
-        plans = plan_folds(dyads(), fold_unit=fold_unit, selection=selection, seed=7)
+        plans = plan_folds(dyads(), fold_unit=fold_unit, validation=validation, seed=7)
     for fold, names in groups.items():
-        assert (plans[fold - 1].test_group, plans[fold - 1].selection_group) == names
+        assert (plans[fold - 1].test_group, plans[fold - 1].validation_group) == names
     for plan in plans:
-        assert (len(plan.train), len(plan.selection), len(plan.test)) == sizes
+        assert (len(plan.train), len(plan.validation), len(plan.test)) == sizes
     left_out = 40 - sum(sizes)
     logged = [f"fold {plan.fold}: {left_out} of 40 utterances are left out for their dialogs" for plan in plans]
     assert caplog.messages == (logged if left_out else [])
@@ -155,26 +155,26 @@ def test_the_partner_in_a_dialog_is_left_out(fold_unit, selection, groups, sizes
 def test_a_partner_in_other_dialogs_may_train():
     plan = plan_folds(corpus(), fold_unit="speaker")[0]
     assert {name[:6] for name in plan.train} >= {"Ses01M"}
-    assert len(plan.train + plan.selection + plan.test) == 30
+    assert len(plan.train + plan.validation + plan.test) == 30
 
 
 @pytest.mark.parametrize("fold_unit", ["session", "speaker"])
 def test_authors_train_on_all_others(fold_unit):
     for plan in plan_folds(dyads(), protocol="authors", fold_unit=fold_unit):
-        assert plan.selection_group is None and plan.selection == ()
+        assert plan.validation_group is None and plan.validation == ()
         assert len(plan.train) == 32
 
 
 def test_the_random_share_changes_with_seed_and_fold_and_not_with_the_order_of_rows():
     columns = dyads()
     backwards = {name: values[::-1] for name, values in columns.items()}
-    plans = plan_folds(columns, selection="random")
+    plans = plan_folds(columns, validation="random")
     for plan, other, reverse in zip(
-        plans, plan_folds(columns, selection="random", seed=1), plan_folds(backwards, selection="random"), strict=True
+        plans, plan_folds(columns, validation="random", seed=1), plan_folds(backwards, validation="random"), strict=True
     ):
-        assert set(plan.selection) != set(other.selection) and plan.test == other.test
-        assert plan.selection == reverse.selection[::-1]
-    drawn = [{name[5:] for name in plan.selection if name[:5] == "Ses05"} for plan in plans[:4]]
+        assert set(plan.validation) != set(other.validation) and plan.test == other.test
+        assert plan.validation == reverse.validation[::-1]
+    drawn = [{name[5:] for name in plan.validation if name[:5] == "Ses05"} for plan in plans[:4]]
     assert any(share != drawn[0] for share in drawn)
 
 
@@ -195,8 +195,8 @@ def test_plan_survives_json_and_its_hash_tells_plans_apart():
 @pytest.mark.parametrize(
     "change",
     [
-        {"fold": 2}, {"test_group": "session 4"}, {"selection_group": None}, {"train": ("b", "c", "x")},
-        {"train": ("c", "b")}, {"selection": ("a",)}, {"selection": ()}, {"test": ("a", "e")}, {"train": ("bc",)},
+        {"fold": 2}, {"test_group": "session 4"}, {"validation_group": None}, {"train": ("b", "c", "x")},
+        {"train": ("c", "b")}, {"validation": ("a",)}, {"validation": ()}, {"test": ("a", "e")}, {"train": ("bc",)},
     ],
 )  # fmt: skip
 def test_hash_changes_with_anything_in_the_plan(change):
@@ -222,12 +222,12 @@ def test_hash_does_not_change_between_releases_and_processes():
     [
         ((1, 2, 3), {"protocol": "oracle"}, r"protocol must be one of \('test_blind', 'authors'\), got 'oracle'"),
         ((1, 2, 3), {"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
-        ((1, 2, 3), {"selection": "test"}, r"selection must be one of \('session', 'speaker', 'random'\), got 'test'"),
-        ((1, 2, 3), {"protocol": "authors", "selection": "random"}, "must be left out with .*'authors'.*got 'random'"),
-        ((1, 2), {}, r"'test_blind' with fold_unit 'session' and selection 'session' needs at least 3 sessions, the "
+        ((1, 2, 3), {"validation": "test"}, r"validation must be one of \('session', 'speaker', 'random'\), got 'test'"),
+        ((1, 2, 3), {"protocol": "authors", "validation": "random"}, "must be left out with .*'authors'.*got 'random'"),
+        ((1, 2), {}, r"'test_blind' with fold_unit 'session' and validation 'session' needs at least 3 sessions, the "
                      r"dataset has \[1, 2\]"),
         ((4,), {"protocol": "authors"}, r"'authors' .* needs at least 2 sessions, the dataset has \[4\]"),
-        ((4,), {"selection": "random"}, r"selection 'random' needs at least 2 sessions, the dataset has \[4\]"),
+        ((4,), {"validation": "random"}, r"validation 'random' needs at least 2 sessions, the dataset has \[4\]"),
         ((4,), {"fold_unit": "speaker"}, r"needs at least 2 sessions, the dataset has \[4\]"),
         ((), {"protocol": "authors", "fold_unit": "speaker"}, r"needs at least 2 speakers, the dataset has \[\]"),
     ],
@@ -239,10 +239,10 @@ def test_plan_folds_refuses(sessions, options, message):
 
 def test_where_dialogs_leave_nobody_to_train_it_is_said():
     message = (
-        r"fold 1: the train part is empty \(test speaker Ses01F, selection speaker Ses02F, 8 utterances left out for"
+        r"fold 1: the train part is empty \(test speaker Ses01F, validation speaker Ses02F, 8 utterances left out for"
     )
     with pytest.raises(ValueError, match=message):
-        plan_folds(dyads((1, 2)), fold_unit="speaker", selection="speaker")
+        plan_folds(dyads((1, 2)), fold_unit="speaker", validation="speaker")
     assert len(plan_folds(corpus((1,)), protocol="authors", fold_unit="speaker")) == 2
 
 
@@ -272,20 +272,20 @@ def test_a_speaker_or_dialog_of_two_sessions_is_refused(column, message, fold_un
     ("change", "message"),
     [
         ({"train": ()}, "fold 1: the train part is empty"),
-        ({"selection": ()}, "fold 1: the selection part is empty"),
+        ({"validation": ()}, "fold 1: the validation part is empty"),
         ({"test": ()}, "fold 1: the test part is empty"),
         ({"test": ("nobody",)}, "fold 1: utterance 'nobody' of test is not in the dataset"),
         ({"test": ("Ses03F_impro01_F000",)}, "utterance 'Ses03F_impro01_F000' is in both train and test"),
-        ({"test": ("Ses02F_impro01_F000",)}, "utterance 'Ses02F_impro01_F000' is in both selection and test"),
+        ({"test": ("Ses02F_impro01_F000",)}, "utterance 'Ses02F_impro01_F000' is in both validation and test"),
         ({"test": ("Ses01F_impro01_F000",) * 2}, "utterance 'Ses01F_impro01_F000' is in both test and test"),
-        ({"train": ("Ses02F_impro01_M000",), "selection": ("Ses02F_impro01_F000",)},
-         "dialog 'Ses02F_impro01' is in both train and selection"),
+        ({"train": ("Ses02F_impro01_M000",), "validation": ("Ses02F_impro01_F000",)},
+         "dialog 'Ses02F_impro01' is in both train and validation"),
         ({"train": ("Ses01M_script01_1_F000",), "test": ("Ses01F_impro01_F000",)},
          "speaker 'Ses01F' is in both train and test"),
-        ({"selection": ("Ses01F_impro01_F001",), "selection_group": None}, "is in both selection and test"),
-        ({"selection": ("Ses01F_impro01_F001",), "selection_group": "random 20 %, seed 0"},
-         "is in both selection and test"),
-        ({"train": ("Ses01F_impro01_F001",), "selection_group": "random 20 %, seed 0"}, "is in both train and test"),
+        ({"validation": ("Ses01F_impro01_F001",), "validation_group": None}, "is in both validation and test"),
+        ({"validation": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0"},
+         "is in both validation and test"),
+        ({"train": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0"}, "is in both train and test"),
     ],
 )  # fmt: skip
 def test_check_plan_names_the_offender_and_the_parts(change, message):
@@ -295,13 +295,13 @@ def test_check_plan_names_the_offender_and_the_parts(change, message):
         check_plan(dataclasses.replace(plan, **change), dyads())
 
 
-@pytest.mark.parametrize("selection", ["session", "random"])
-def test_a_recording_is_in_one_part_whatever_its_name(selection, caplog):
+@pytest.mark.parametrize("validation", ["session", "random"])
+def test_a_recording_is_in_one_part_whatever_its_name(validation, caplog):
     columns = dyads()
-    plan = plan_folds(columns, selection=selection)[0]
+    plan = plan_folds(columns, validation=validation)[0]
     unique = {name: name for name in columns["utterance"]}
     check_plan(plan, columns, content_hashes=unique)
-    for first, second in (("train", "test"), ("selection", "test"), ("train", "selection")):
+    for first, second in (("train", "test"), ("validation", "test"), ("train", "validation")):
         one, other = getattr(plan, first)[0], getattr(plan, second)[-1]
         message = f"fold 1: the recording of {one!r} and {other!r} is in both {first} and {second}"
         with pytest.raises(ValueError, match=message):
@@ -324,9 +324,9 @@ def test_a_recording_twice_is_no_leak_if_one_of_them_is_left_out():
 def test_sentences_of_scripts_are_counted():
     columns = dyads()
     for plan in plan_folds(columns):  # script01_1b of session 5 is another take of script01_1
-        assert shared_sentences(plan, columns) == {"train_and_test": 4, "selection_and_test": 4}
+        assert shared_sentences(plan, columns) == {"train_and_test": 4, "validation_and_test": 4}
     for plan in plan_folds(columns, protocol="authors", fold_unit="speaker"):
-        assert shared_sentences(plan, columns) == {"train_and_test": 2, "selection_and_test": 0}
+        assert shared_sentences(plan, columns) == {"train_and_test": 2, "validation_and_test": 0}
     columns["dialog"] = [dialog.replace("script01_1", f"script0{dialog[4]}_1") for dialog in columns["dialog"]]
     for plan in plan_folds(columns):
-        assert shared_sentences(plan, columns) == {"train_and_test": 0, "selection_and_test": 0}
+        assert shared_sentences(plan, columns) == {"train_and_test": 0, "validation_and_test": 0}
