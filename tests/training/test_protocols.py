@@ -222,7 +222,7 @@ def test_hash_does_not_change_between_releases_and_processes():
     [
         ((1, 2, 3), {"protocol": "oracle"}, r"protocol must be one of \('test_blind', 'authors'\), got 'oracle'"),
         ((1, 2, 3), {"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
-        ((1, 2, 3), {"validation": "test"}, r"validation must be one of \('session', 'speaker', 'random'\), got 'test'"),
+        ((1, 2, 3), {"validation": "test"}, r"validation must be one of .*, got 'test'"),
         ((1, 2, 3), {"protocol": "authors", "validation": "random"}, "must be left out with .*'authors'.*got 'random'"),
         ((1, 2), {}, r"'test_blind' with fold_unit 'session' and validation 'session' needs at least 3 sessions, the "
                      r"dataset has \[1, 2\]"),
