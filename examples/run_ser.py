@@ -33,7 +33,7 @@ def main() -> None:
         logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s")
         run = CrossValidation(*arguments)
         if run.run_args.push_to_hub:
-            hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.description)
+            hub = HubRepository(run.run_args, settings=run.settings, corpus=run.corpus.info)
         results = run.run()
         if main_process and not run.run_args.evaluate_only:
             write_fold_cards(run.output_dir, results)
@@ -43,7 +43,10 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(f"stopped; this goes on from the last finished epoch:\n\n    {same_command(sys.argv)}")
     if main_process:
-        print(f"\n{results['corpus']}\n\n{run.table(results)}\n\nResults, models and figures: {run.results_dir}")
+        print(
+            f"\n{results['corpus']['description']}\n\n{run.table(results)}"
+            f"\n\nResults, models and figures: {run.results_dir}"
+        )
     if run.failed:
         told = "\n".join(f"fold {entry['fold']}, seed {entry['seed']}: {entry['reason']}" for entry in run.failed)
         sys.exit(

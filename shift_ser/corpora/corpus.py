@@ -1,10 +1,10 @@
-"""What the recordings of a corpus hold: a hash and a length each; those that cannot be used are refused by name."""
+"""What every corpus has: a description, an entry of `CORPORA`, an audio column, a hash and a length a recording."""
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,9 +13,97 @@ import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from datasets import Dataset, DatasetInfo, Features
 from datasets.features.features import register_feature
 
 from ..model.speech_input import SAMPLING_RATE, read_audio
+from .check import CorpusReport
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What a corpus says of itself: facts for the metadata of a model, and sentences for its card.
+
+    Attributes:
+        name: Short name, used in names of repositories and as key of `CORPORA`.
+        title: Name for people.
+        description: Which task is read from it, one sentence.
+        language: ISO 639-1 code, or several separated by commas.
+        license: Identifier of the Hub, such as `cc-by-4.0`, or `other`; `None` if it is not stated.
+        license_name: Name of the licence if `license` is `other`.
+        license_link: Where the licence is to be read.
+        homepage: Where the corpus is described.
+        citation: The paper that describes it.
+        hub_dataset: Its tag among the Hub's data sets, if it has one.
+        synthetic: Whether no person speaks in it.
+        speakers_known: Whether speakers are told apart; if not, folds may share speakers.
+        heading: Ends the heading of a card: "Shiftformer on hubert, ...".
+        labels_note: What the labels of a model trained on it are; `None` lets the card list them.
+        data: Where the data comes from and what its licence means for the weights.
+        intended: What a model trained on it is for.
+        misuse: What it must not be used for.
+        limits: What to keep in mind about its scores.
+    """
+
+    name: str
+    title: str
+    description: str
+    language: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    homepage: str | None = None
+    citation: str | None = None
+    hub_dataset: str | None = None
+    synthetic: bool = False
+    speakers_known: bool = True
+    heading: str | None = None
+    labels_note: str | None = None
+    data: str | None = None
+    intended: str | None = None
+    misuse: str | None = None
+    limits: str | None = None
+
+    def dataset_info(self, features: Features) -> DatasetInfo:
+        """The `info` of a `datasets.Dataset` from which `corpus_info` finds this description again."""
+        return DatasetInfo(
+            dataset_name=self.name,
+            config_name=None if self.speakers_known else SPEAKERS_UNKNOWN,
+            description=self.description,
+            license=self.license or "",
+            homepage=self.homepage or "",
+            citation=self.citation or "",
+            features=features,
+        )
+
+
+SPEAKERS_UNKNOWN = "speakers not told apart"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An entry of `CORPORA`: how one corpus is recognised, read and checked.
+
+    Attributes:
+        info: What it says of itself.
+        is_here: Whether a folder holds it, or has it as a sub-folder.
+        read: Makes a `datasets.Dataset` of a folder; takes the keyword `subset`, a key of `subsets`.
+        check: Looks a copy over.
+        subsets: What can be read of it, by name, with a sentence each; the first is the default.
+        protocol: How it is usually divided into folds, for the documentation.
+    """
+
+    info: CorpusInfo
+    is_here: Callable[[Path], bool]
+    read: Callable[..., Dataset]
+    check: Callable[[Path], CorpusReport]
+    subsets: Mapping[str, str] = field(default_factory=dict)
+    protocol: str = ""
+
+    @property
+    def name(self) -> str:
+        """Key of the table."""
+        return self.info.name
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """IEMOCAP as a `datasets.Dataset`, read from the folder of the release.
 
-`python -m shift_ser.corpora.iemocap FOLDER` asks the doctor whether a copy is whole.
+`python -m shift_ser.corpora.iemocap FOLDER` checks whether a copy is whole.
 """
 
 import argparse
@@ -10,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetInfo, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .check import CorpusReport, judge_recordings, listen
-from .corpus import SpeechAudio
+from .corpus import Corpus, CorpusInfo, SpeechAudio
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,37 @@ PUBLISHED_EMOTIONS = {"ang": 1103, "hap": 595, "exc": 1041, "neu": 1708, "sad": 
 PUBLISHED_SESSIONS = {1: 1085, 2: 1023, 3: 1151, 4: 1031, 5: 1241}
 
 SYNTHETIC_MARKER = "synthetic_corpus.json"  # what `make_synthetic_corpus` leaves in the folder
+
+IEMOCAP = CorpusInfo(
+    name="iemocap",
+    title="IEMOCAP",
+    description="IEMOCAP: angry, happy (happy or excited), neutral, sad.",
+    language="en",
+    license="other",
+    license_name="iemocap-release-terms",
+    license_link="https://sail.usc.edu/iemocap/iemocap_release.htm",
+    homepage="https://sail.usc.edu/iemocap/",
+    citation=(
+        "Busso et al.: IEMOCAP: interactive emotional dyadic motion capture database, Language Resources and"
+        " Evaluation 42, 2008, doi 10.1007/s10579-008-9076-6"
+    ),
+    hub_dataset="iemocap",
+    heading="for speech emotion recognition (IEMOCAP)",
+    labels_note="An English utterance gets one of four labels: angry, happy (happy or excited), neutral, sad.",
+    data=(
+        "The data is [IEMOCAP](https://sail.usc.edu/iemocap/), which its owners (USC SAIL) give to researchers who sign"
+        " their release form. No audio, transcript or label of it ships with this model, and the model is no way around"
+        " that form. The code is Apache-2.0; whether and how weights may be shared and used follows the terms that"
+        " whoever trained them signed, and the encoder's own licence."
+    ),
+    limits=(
+        "Ten actors, English, a laboratory, close microphones: expect less on spontaneous, noisy, telephone, accented"
+        " or children's speech and in other languages. Labels are majorities of raters who often disagreed; utterances"
+        " without one, and all other emotions, were left out, so that everything heard gets one of the four labels."
+        " Training hears only the beginning of a long utterance. Scores differ from session to session."
+        " Probabilities were not calibrated; differences between groups of speakers were not measured."
+    ),
+)
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _LABEL_LINE = re.compile(
@@ -167,7 +199,7 @@ FEATURES = Features(
 _SHOWN = 3  # names in a message
 
 
-def load_iemocap(root: str | Path) -> Dataset:
+def load_iemocap(root: str | Path, *, info: CorpusInfo = IEMOCAP) -> Dataset:
     """Read the four-class task of the literature: angry, happy (happy or excited), neutral, sad.
 
     Rows are sorted by session, dialog, and order in the label file. Audio is kept as a path and read when a row is
@@ -176,20 +208,25 @@ def load_iemocap(root: str | Path) -> Dataset:
 
     Args:
         root: The release's folder with `Session1` ... `Session5` in it, or its parent with `IEMOCAP_full_release`.
+        info: What the corpus says of itself; another one for a corpus in the same layout.
 
     Returns:
-        Dataset with the columns of `FEATURES`; its `info.description` tells IEMOCAP from the synthetic corpus.
+        Dataset with the columns of `FEATURES`.
 
     Raises:
         FileNotFoundError: If the folder is another one, or the recording of an utterance is missing.
-        ValueError: If a label line does not parse, or no utterance has one of the labels.
+        ValueError: If a label line does not parse, or no utterance has one of the labels, or the folder holds the
+            synthetic corpus and `info` says that it is IEMOCAP.
     """
     root = find_release(root)
+    if is_synthetic(root) != info.synthetic:
+        found = "synthetic corpus" if is_synthetic(root) else "release of recorded speech"
+        raise ValueError(f"root must hold {info.title}, but {root} holds a {found}; load_corpus finds out which it is")
     utterances: list[Utterance] = []
     errors: list[str] = []
     for session, path in label_files(root):
-        found, bad_lines = read_label_file(path, root=root, session=session)
-        utterances += [utterance for utterance in found if utterance.emotion in LABEL_OF]
+        read, bad_lines = read_label_file(path, root=root, session=session)
+        utterances += [utterance for utterance in read if utterance.emotion in LABEL_OF]
         errors += bad_lines
     if errors:
         more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
@@ -202,7 +239,7 @@ def load_iemocap(root: str | Path) -> Dataset:
         logger.warning("%s has no utterances of session %s", root, ", ".join(map(str, absent)))
     rows = [_row(utterance) for utterance in utterances]
     columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return Dataset.from_dict(columns, info=DatasetInfo(description=_describe(root), features=FEATURES))
+    return Dataset.from_dict(columns, info=info.dataset_info(FEATURES))
 
 
 def _require_recordings(utterances: list[Utterance]) -> None:
@@ -234,13 +271,6 @@ def _row(utterance: Utterance) -> dict[str, Any]:
     }
 
 
-def _describe(root: Path) -> str:
-    if is_synthetic(root):
-        logger.warning("%s is the synthetic corpus, spoken by espeak-ng, not IEMOCAP", root)
-        return "Synthetic corpus in IEMOCAP's layout, spoken by espeak-ng voices, not by people."
-    return "IEMOCAP: angry, happy (happy or excited), neutral, sad."
-
-
 def check_iemocap(root: str | Path) -> CorpusReport:
     """Look a copy of IEMOCAP over, every recording included; takes some seconds.
 
@@ -259,7 +289,7 @@ def check_iemocap(root: str | Path) -> CorpusReport:
     """
     root = find_release(root)
     report = CorpusReport(
-        "synthetic corpus (espeak-ng voices, not IEMOCAP)" if is_synthetic(root) else "IEMOCAP",
+        "Synthetic corpus (espeak-ng voices, not IEMOCAP)" if is_synthetic(root) else IEMOCAP.title,
         root,
         unit="session",
         published_units=PUBLISHED_SESSIONS,
@@ -300,8 +330,25 @@ def _judge(report: CorpusReport) -> None:
         report.notes.append("the counts are not those of the published task (see the table)")
 
 
+def is_release(root: Path, *, synthetic: bool) -> bool:
+    """Whether a folder holds a corpus in this layout, spoken by people or by a synthesiser."""
+    try:
+        return is_synthetic(find_release(root)) == synthetic
+    except FileNotFoundError:
+        return False
+
+
+ENTRY = Corpus(
+    info=IEMOCAP,
+    is_here=partial(is_release, synthetic=False),
+    read=load_iemocap,
+    check=check_iemocap,
+    protocol="leave one session out (five folds)",
+)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print the doctor's report; the exit code is 1 if something is wrong."""
+    """Print the report; the exit code is 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m shift_ser.corpora.iemocap", description="Check a copy of IEMOCAP.")
     parser.add_argument("root", help="the release's folder")
     args = parser.parse_args(argv)

@@ -12,16 +12,49 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from .iemocap import SYNTHETIC_MARKER
+from .corpus import Corpus, CorpusInfo
+from .iemocap import SYNTHETIC_MARKER, check_iemocap, is_release, load_iemocap
 from .synthetic_speech import SAMPLING_RATE, SENTENCES, VOICES, Espeak, Expression, draw_expression, say
 
 logger = logging.getLogger(__name__)
+
+SYNTHETIC = CorpusInfo(
+    name="synthetic",
+    title="Synthetic speech of espeak-ng voices",
+    description="Synthetic corpus in IEMOCAP's layout, spoken by espeak-ng voices, not by people.",
+    language="en",
+    license="apache-2.0",
+    synthetic=True,
+    heading="trained on synthetic speech",
+    labels_note=(
+        "**A demonstration, trained on synthetic speech: espeak-ng voices, no people.** Its four labels are named"
+        " angry, happy, neutral and sad after ways in which rate, pitch and sweep were set; they are not emotions."
+    ),
+    data=(
+        "The corpus is made by `python -m shift_ser.corpora.synthetic` with espeak-ng; no recording of a person is in"
+        " it, and no audio ships with the model. Code and weights are Apache-2.0."
+    ),
+    intended="Trying the software: training, saving, loading and evaluation without a download. Nothing else.",
+    misuse="Do not use it on people at all: it has learned nothing about them.",
+    limits=(
+        "It tells apart ways in which a synthesiser was set, on sentences and voices of one program, with a tiny"
+        " encoder that has heard only that program. Its labels on recordings of people mean nothing."
+    ),
+)
+ENTRY = Corpus(
+    info=SYNTHETIC,
+    is_here=partial(is_release, synthetic=True),
+    read=partial(load_iemocap, info=SYNTHETIC),
+    check=check_iemocap,
+    protocol="leave one session out (five folds)",
+)
 
 RECIPE = 1  # raise it when the same arguments would give another corpus
 LEAST_UTTERANCES = 40  # each of the ten speakers says each of the four labels once

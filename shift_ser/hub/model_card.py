@@ -15,21 +15,23 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..corpora import CORPORA
+from ..corpora.corpus import CorpusInfo
 from ..evaluation.report import doubt, fold_table, headline, name_of
 from ..evaluation.run_folder import fold_folder, read_json, write_text
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from .model_card_text import (
+    ACT,
     CITATION,
     DATA,
     EPOCHS,
     HEADS,
     INTENDED,
-    LABELS_NOTE,
     LIMITS,
     MISUSE,
     NOT_TRAINED,
     SCENARIOS,
-    TITLE,
+    SPEAKERS_UNKNOWN,
     USE,
     protocol_text,
 )
@@ -59,7 +61,7 @@ def run_card(
         Markdown with the YAML block that the Hub reads. The block has the headline's scores only, never the oracle's,
         and only if every fold of the run is done.
     """
-    settings, corpus = results["settings"], corpus_name(results["corpus"])
+    settings, corpus = results["settings"], CorpusInfo(**results["corpus"])
     data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results))
     sections = [
         *_opening(settings, corpus=corpus),
@@ -84,14 +86,15 @@ def untrained_card(variant: str, scenario: str) -> str:
     settings = {"variant": variant, "scenario": scenario, "encoder": PUBLISHED_ENCODERS[scenario]}
     settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "validation", "refit")}
     settings["selection_metric"] = RunArguments.selection_metric
+    corpus = CORPORA["iemocap"].info
     sections = [
-        *_opening(settings, corpus="iemocap"),
-        NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus="iemocap")),
+        *_opening(settings, corpus=corpus),
+        NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus=corpus.name)),
         USE.format(model=f"runs/{variant}_{scenario}/fold1"),
         f"## Protocol\n\n{protocol_text(settings)}",
-        *_closing("iemocap"),
+        *_closing(corpus),
     ]
-    return _card(_metadata(settings, corpus="iemocap", eval_results=None), sections)
+    return _card(_metadata(settings, corpus=corpus, eval_results=None), sections)
 
 
 def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
@@ -100,11 +103,6 @@ def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None
         folder = Path(output_dir, fold_folder(result, seeds=results["settings"]["seeds"]))
         model = folder.relative_to(Path(output_dir).parent)
         write_text(folder / "README.md", run_card(results, model=str(model), of=result, figure=None))
-
-
-def corpus_name(description: str) -> str:
-    """`synthetic` or `iemocap`, from what a corpus says of itself."""
-    return "synthetic" if description.startswith("Synthetic") else "iemocap"
 
 
 def repository_name(settings: Mapping[str, Any], *, corpus: str) -> str:
@@ -123,16 +121,16 @@ def hub_name(encoder: str) -> str | None:
     return encoder if re.fullmatch(r"[\w.-]+/[\w.-]+", encoder) and not Path(encoder).exists() else None
 
 
-def training_command(settings: Mapping[str, Any], *, corpus: str) -> str:
+def training_command(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> str:
     """The command that makes a run with these settings: every flag that is not at its default.
 
     Args:
         settings: The `settings` of a run.
-        corpus: `iemocap` or `synthetic`; tells where the corpus is assumed to lie.
+        corpus: What was trained on; tells where it is assumed to lie.
     """
     kinds = (ModelArguments, DataArguments, RunArguments)
     defaults = {item.name: getattr(item.default, "value", item.default) for kind in kinds for item in fields(kind)}
-    folder = "corpora/demo" if corpus == "synthetic" else "IEMOCAP_full_release"
+    folder = {"synthetic": "corpora/demo", "iemocap": "IEMOCAP_full_release"}.get(corpus.name, corpus.name)
     words = ["--corpus", folder, "--encoder", public_encoder(settings["encoder"])]
     for name, value in settings.items():
         if name in defaults and name != "encoder" and value is not None and value != defaults[name]:
@@ -147,24 +145,22 @@ def public_encoder(encoder: str) -> str:
     return Path(encoder).name if Path(encoder).is_absolute() else encoder
 
 
-def _metadata(settings: Mapping[str, Any], *, corpus: str, eval_results: list[EvalResult] | None) -> ModelCardData:
+def _metadata(
+    settings: Mapping[str, Any], *, corpus: CorpusInfo, eval_results: list[EvalResult] | None
+) -> ModelCardData:
     """What the Hub indexes."""
-    synthetic = corpus == "synthetic"
-    licence: dict[str, Any] = {"license": "apache-2.0"}
-    if not synthetic:
-        link = "https://sail.usc.edu/iemocap/iemocap_release.htm"
-        licence = {"license": "other", "license_name": "iemocap-release-terms", "license_link": link}
+    licence = {name: getattr(corpus, name) for name in ("license", "license_name", "license_link")}
     tags = ["audio", "speech", "speech-emotion-recognition", "temporal-shift", settings["variant"]]
     return ModelCardData(
-        language="en",
-        **licence,
+        language=corpus.language.split(",") if corpus.language and "," in corpus.language else corpus.language,
+        **{name: value for name, value in licence.items() if value},
         library_name="transformers",
         pipeline_tag="audio-classification",
-        tags=[*tags, "synthetic"] if synthetic else tags,
-        datasets=None if synthetic else ["iemocap"],
+        tags=[*tags, "synthetic"] if corpus.synthetic else tags,
+        datasets=[corpus.hub_dataset] if corpus.hub_dataset else None,
         metrics=["accuracy", "recall", "f1"],
         base_model=hub_name(settings["encoder"]),
-        model_name=repository_name(settings, corpus=corpus) if eval_results else None,
+        model_name=repository_name(settings, corpus=corpus.name) if eval_results else None,
         eval_results=eval_results,
     )
 
@@ -174,13 +170,13 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
     summary, settings = results["summary"], results["settings"]
     if summary["folds"] < summary["num_folds"]:
         return None
-    synthetic = corpus_name(results["corpus"]) == "synthetic"
+    corpus = CorpusInfo(**results["corpus"])
     protocol, folds, kind = settings["protocol"], len(settings["plans"]), headline(results["folds"][0])
     shared: dict[str, Any] = {
         "task_type": "audio-classification",
         "task_name": "Speech emotion recognition",
-        "dataset_type": "synthetic" if synthetic else "iemocap",
-        "dataset_name": "Synthetic speech of espeak-ng voices" if synthetic else "IEMOCAP, four classes",
+        "dataset_type": corpus.hub_dataset or corpus.name,
+        "dataset_name": corpus.title,
         "dataset_config": f"leave one {settings['fold_unit']} out, protocol {protocol}",
         "dataset_split": "test",
         "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)},
@@ -206,13 +202,17 @@ def split_hash(results: Mapping[str, Any]) -> str:
     return hashlib.sha256(" ".join(plans[fold] for fold in sorted(plans, key=int)).encode()).hexdigest()[:16]
 
 
-def _opening(settings: Mapping[str, Any], *, corpus: str) -> list[str]:
+def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
     head, description = HEADS[settings["variant"]]
-    family = repository_name(settings, corpus=corpus).split("-")[1]
+    family = repository_name(settings, corpus=corpus.name).split("-")[1]
     encoder = public_encoder(settings["encoder"])
     told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=head, description=description)
-    speech = TITLE[corpus]
-    return [f"# {head} on {family}, {speech}", f"{told}\n\n{LABELS_NOTE[corpus]}"]
+    speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
+    note = (
+        corpus.labels_note or f"An utterance gets one of the labels of the corpus ({corpus.description.rstrip('.')})."
+    )
+    note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
+    return [f"# {head} on {family}, {speech}", f"{told}\n\n{note}"]
 
 
 def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:
@@ -235,7 +235,7 @@ def _scores(results: Mapping[str, Any]) -> str:
     if summary["folds"] < summary["num_folds"]:
         notes.append(f"Only {summary['folds']} of {summary['num_folds']} folds are done: not yet a result.")
     notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")
-    if corpus_name(results["corpus"]) == "synthetic":
+    if results["corpus"]["synthetic"]:
         notes.append("**The speech is synthetic; these scores say nothing about emotion in people.**")
     return f"{' '.join(notes)}\n\n{table}\n{doubt(results)}"
 
@@ -255,9 +255,16 @@ def _versions(results: Mapping[str, Any]) -> str:
     return "With " + ", ".join(f"{name} {release}" for name, release in results["versions"].items()) + "."
 
 
-def _closing(corpus: str) -> list[str]:
-    texts = (("Data and licence", DATA), ("Intended use", INTENDED), ("Misuse", MISUSE), ("Limits", LIMITS))
-    return [*(f"## {title}\n\n{text[corpus]}" for title, text in texts), CITATION]
+def _closing(corpus: CorpusInfo) -> list[str]:
+    where = f"[{corpus.title}]({corpus.homepage})" if corpus.homepage else corpus.title
+    licence = corpus.license_name or corpus.license or "not stated"
+    texts = {
+        "Data and licence": corpus.data or DATA.format(corpus=where, licence=licence),
+        "Intended use": corpus.intended or INTENDED,
+        "Misuse": f"{corpus.misuse or MISUSE} {ACT}",
+        "Limits": corpus.limits or LIMITS.format(corpus=corpus.title),
+    }
+    return [*(f"## {title}\n\n{text}" for title, text in texts.items()), CITATION]
 
 
 def _card(data: ModelCardData, sections: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The prose of model cards: what holds for every model, by corpus (`iemocap` or `synthetic`), scenario, protocol."""
+"""The prose of model cards: what holds for every model, by scenario and protocol; each corpus brings its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +18,6 @@ SCENARIOS = {
     "fine_tuning": (
         "Speech emotion recognition with `{encoder}`, fine-tuned but for its convolutions, under a {head} head:"
         " {description}."
-    ),
-}
-TITLE = {"iemocap": "for speech emotion recognition (IEMOCAP)", "synthetic": "trained on synthetic speech"}
-LABELS_NOTE = {
-    "iemocap": "An English utterance gets one of four labels: angry, happy (happy or excited), neutral, sad.",
-    "synthetic": (
-        "**A demonstration, trained on synthetic speech: espeak-ng voices, no people.** Its four labels are named"
-        " angry, happy, neutral and sad after ways in which rate, pitch and sweep were set; they are not emotions."
     ),
 }
 NOT_TRAINED = """**Not trained yet: this command trains it.** There are no weights and no scores here until
@@ -89,51 +81,32 @@ _AUTHORS = (
     "*As the authors of the paper, leave one {unit} out.* In each fold one {unit} tests and all others train; nothing"
     f" selects, so the result is the test score of the last epoch. {_ORACLE}"
 )
-DATA = {
-    "iemocap": (
-        "The data is [IEMOCAP](https://sail.usc.edu/iemocap/), which its owners (USC SAIL) give to researchers who sign"
-        " their release form. No audio, transcript or label of it ships with this model, and the model is no way around"
-        " that form. The code is Apache-2.0; whether and how weights may be shared and used follows the terms that"
-        " whoever trained them signed, and the encoder's own licence."
-    ),
-    "synthetic": (
-        "The corpus is made by `python -m shift_ser.corpora.synthetic` with espeak-ng; no recording of a person is in"
-        " it, and no audio ships with the model. Code and weights are Apache-2.0."
-    ),
-}
-INTENDED = {
-    "iemocap": (
-        "Research on speech emotion recognition: comparing heads and encoders under one protocol, repeating the paper,"
-        " studying errors, on speech of people who agreed to it."
-    ),
-    "synthetic": "Trying the software: training, saving, loading and evaluation without a download. Nothing else.",
-}
-_ACT = (
-    "The EU AI Act (Regulation (EU) 2024/1689, Article 5(1)(f)) forbids systems that infer emotions of people at work"
-    " and in education, but for medical or safety reasons."
+DATA = (
+    "The data is {corpus}; licence: {licence}. No audio, transcript or label of it ships with this model. The code is"
+    " Apache-2.0; whether and how weights may be shared and used follows the licence of the data and the encoder's own."
 )
-MISUSE = {
-    "iemocap": (
-        "Do not infer the emotions of people who have not consented to it: not of callers, applicants, pupils, patients"
-        f" or suspects. {_ACT} Other laws apply elsewhere. Do not decide about a person by what this model says: it"
-        " labels how acted speech was perceived, not what someone feels, and no score of it is evidence of intent,"
-        " health or honesty."
-    ),
-    "synthetic": f"Do not use it on people at all: it has learned nothing about them. {_ACT}",
-}
-LIMITS = {
-    "iemocap": (
-        "Ten actors, English, a laboratory, close microphones: expect less on spontaneous, noisy, telephone, accented"
-        " or children's speech and in other languages. Labels are majorities of raters who often disagreed; utterances"
-        " without one, and all other emotions, were left out, so that everything heard gets one of the four labels."
-        " Training hears only the beginning of a long utterance. Scores differ from session to session."
-        " Probabilities were not calibrated; differences between groups of speakers were not measured."
-    ),
-    "synthetic": (
-        "It tells apart ways in which a synthesiser was set, on sentences and voices of one program, with a tiny"
-        " encoder that has heard only that program. Its labels on recordings of people mean nothing."
-    ),
-}
+INTENDED = (
+    "Research on speech emotion recognition: comparing heads and encoders under one protocol, repeating the paper,"
+    " studying errors, on speech of people who agreed to it."
+)
+MISUSE = (
+    "Do not infer the emotions of people who have not consented to it: not of callers, applicants, pupils, patients or"
+    " suspects. Do not decide about a person by what this model says: it labels how speech was perceived, not what"
+    " someone feels, and no score of it is evidence of intent, health or honesty."
+)
+ACT = (
+    "The EU AI Act (Regulation (EU) 2024/1689, Article 5(1)(f)) forbids systems that infer emotions of people at work"
+    " and in education, but for medical or safety reasons. Other laws apply elsewhere."
+)
+LIMITS = (
+    "The model heard one corpus, {corpus}: expect less from other speakers, languages, microphones and situations."
+    " Everything it hears gets one of its labels. Training hears only the beginning of a long utterance. Scores differ"
+    " from fold to fold. Probabilities were not calibrated; differences between groups of speakers were not measured."
+)
+SPEAKERS_UNKNOWN = (
+    "**Speakers are not told apart**: nobody knows whether a person in a test set was heard in training, so expect less"
+    " from new speakers."
+)
 CITATION = """## Citation
 
 Shen, Liu, Wang, Wang, Zhou: *Temporal Shift Module with Pretrained Representations for Speech Emotion Recognition*,

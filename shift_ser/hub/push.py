@@ -12,9 +12,10 @@ from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..corpora.corpus import CorpusInfo
 from ..evaluation.run_folder import fold_folder, read_json, write_json, write_text
 from ..training.arguments import RunArguments
-from .model_card import corpus_name, public_encoder, repository_name, run_card
+from .model_card import public_encoder, repository_name, run_card
 
 # Of a fold's folder, what stays at home: predictions tell the labels of the corpus, which its licence may not let out.
 PRIVATE = ("predictions.csv", "validation_predictions.csv", "result.json", "README.md", "checkpoints")
@@ -42,11 +43,11 @@ class HubRepository:
     """
 
     def __init__(
-        self, run_args: RunArguments, *, settings: Mapping[str, Any], corpus: str, api: HfApi | None = None
+        self, run_args: RunArguments, *, settings: Mapping[str, Any], corpus: CorpusInfo, api: HfApi | None = None
     ) -> None:
         self.api = api or HfApi(token=run_args.hub_token)
         self.private = run_args.hub_private_repo
-        name = run_args.hub_model_id or repository_name(settings, corpus=corpus_name(corpus))
+        name = run_args.hub_model_id or repository_name(settings, corpus=corpus.name)
         validate_repo_id(name)
         user = self._user()
         self.repo_id = name if "/" in name else f"{user}/{name}"

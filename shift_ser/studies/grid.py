@@ -17,7 +17,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..corpora.iemocap import find_release
+from ..corpora import find_corpus
 from ..model.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS, ShiftConfig
 from ..model.temporal_shift import shifted_channels
 from ..recipes import find_encoder, find_recipe, find_study
@@ -174,7 +174,7 @@ def _resolve(said: dict[str, Any], extra: list[str]) -> Iterator[tuple[dict[str,
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"shift_proportion must be a number, or written as 1/16, got {proportion!r}") from None
     model_args, data_args, run_args = _parse(said)
-    find_release(data_args.corpus)
+    find_corpus(data_args.corpus)
     config = _configure(model_args)
     arguments = vars(model_args) | vars(data_args) | vars(run_args)
     told = {name: getattr(config, name, arguments.get(name)) for name in (*COLUMNS, *extra)}

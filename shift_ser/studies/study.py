@@ -206,7 +206,9 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
     """Write tables, figures and summary from the cells that are whole; gives the summary."""
     folder, groups = plan.output_dir, study_groups(plan.output_dir, plan.places)
     folder.mkdir(parents=True, exist_ok=True)
-    corpora = {read_json(folder / group["cells"][0] / "results.json")["corpus"]: None for group in groups}
+    corpora = {
+        read_json(folder / group["cells"][0] / "results.json")["corpus"]["description"]: None for group in groups
+    }
     parts = [f"# Study {title}", *corpora]
     if groups:
         rows = study_rows(folder, plan.places)

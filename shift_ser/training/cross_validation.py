@@ -3,6 +3,7 @@
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -211,10 +212,9 @@ class CrossValidation:
 
     def _report(self, results: list[dict[str, Any]], *, missing: list[dict[str, Any]]) -> dict[str, Any]:
         """Write `results.json`, the table and the figures, over the predictions of all folds and seeds."""
-        corpus = self.corpus.description
         rows, temperatures = self._pooled(results)
         report = {
-            "corpus": corpus,
+            "corpus": asdict(self.corpus.info),
             "settings": self.settings,
             "versions": versions(),
             "summary": summarise(results, num_folds=len(self.fold_runs)),
@@ -225,7 +225,7 @@ class CrossValidation:
         }
         if self.run_args.process_index == 0:
             write_json(self.results_dir / "results.json", report)
-            write_text(self.results_dir / "results.md", f"{corpus}\n\n{self.table(report)}\n")
+            write_text(self.results_dir / "results.md", f"{self.corpus.info.description}\n\n{self.table(report)}\n")
             self._plot(rows, temperatures, num_done=len(results))
         PartialState().wait_for_everyone()
         return report
@@ -243,7 +243,7 @@ class CrossValidation:
 
     def _plot(self, rows: list[dict[str, Any]], temperatures: list[float] | None, *, num_done: int) -> None:
         pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"
-        title = f"{pooled}\n{self.corpus.description.split(',')[0]}"
+        title = f"{pooled}\n{self.corpus.info.title}"
         plot_confusion(
             self.results_dir / "confusion.png",
             references=[row["label"] for row in rows],

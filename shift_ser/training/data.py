@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from ..corpora import corpus_info, load_corpus
 from ..corpora.corpus import SAMPLING_RATE, Recording, scan_recordings
-from ..corpora.iemocap import load_iemocap
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from .arguments import DataArguments, ModelArguments
 from .feature_cache import FrameCache, FrameDataset, encode_dataset
@@ -24,8 +24,8 @@ class SpeechCorpus:
         data_args: Which corpus, and how much of an utterance.
 
     Attributes:
-        dataset: What `load_iemocap` returned.
-        description: What kind of speech it is, in a sentence.
+        dataset: What `load_corpus` returned.
+        info: What the corpus says of itself.
         labels: Class names by index.
         label_of: Class index of each utterance.
         speaker_of: Speaker of each utterance.
@@ -39,8 +39,8 @@ class SpeechCorpus:
     def __init__(self, model_args: ModelArguments, data_args: DataArguments) -> None:
         self.data_args = data_args
         self.feature_extractor = build_feature_extractor(model_args, data_args)
-        self.dataset = load_iemocap(data_args.corpus)
-        self.description: str = self.dataset.info.description
+        self.dataset = load_corpus(data_args.corpus)
+        self.info = corpus_info(self.dataset)
         self.labels: list[str] = self.dataset.features["label"].names
         names = list(self.dataset["utterance"])
         self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))

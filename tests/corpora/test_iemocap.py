@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from shift_ser.corpora import CORPORA, corpus_info, load_corpus
 from shift_ser.corpora.iemocap import PUBLISHED_EMOTIONS, PUBLISHED_SESSIONS, check_iemocap, load_iemocap, main
 
 HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
@@ -56,7 +57,7 @@ def broken_corpus(small_corpus, tmp_path):
     """A copy of the small corpus that may be broken, and the recordings that are used, by name."""
     root = tmp_path / "corpus"
     shutil.copytree(small_corpus, root)
-    return root, [row["audio"]["path"] for row in load_iemocap(root)]
+    return root, [row["audio"]["path"] for row in load_corpus(root)]
 
 
 # The loader
@@ -113,10 +114,13 @@ def test_absent_sessions_are_logged(release, caplog):
     assert "has no utterances of session 3, 4, 5" in caplog.text
 
 
-def test_a_synthetic_corpus_is_called_synthetic(small_corpus, release, caplog):
-    assert load_iemocap(small_corpus).info.description.startswith("Synthetic corpus")
-    assert "is the synthetic corpus, spoken by espeak-ng, not IEMOCAP" in caplog.text
-    assert load_iemocap(release).info.description.startswith("IEMOCAP")
+def test_a_synthetic_corpus_is_called_synthetic_and_never_iemocap(small_corpus, release):
+    assert corpus_info(load_corpus(small_corpus)) == CORPORA["synthetic"].info
+    assert corpus_info(load_corpus(release)) == CORPORA["iemocap"].info
+    with pytest.raises(ValueError, match=r"root must hold IEMOCAP, but .* holds a synthetic corpus"):
+        load_iemocap(small_corpus)
+    with pytest.raises(ValueError, match=r"root must hold Synthetic speech .*, but .* holds a release"):
+        CORPORA["synthetic"].read(release)
 
 
 @pytest.mark.parametrize(
@@ -170,18 +174,18 @@ def test_wrong_folder(tmp_path, read):
         read(tmp_path)
 
 
-# The doctor
+# The check
 
 
 def test_a_good_copy_is_ok_and_its_counts_are_noted(small_corpus):
     report = check_iemocap(small_corpus)
-    assert report.ok and "synthetic" in report.title
+    assert report.ok and "Synthetic" in report.title
     assert {session: counts.total() for session, counts in report.counts.items()} == dict.fromkeys(range(1, 6), 8)
     assert report.skipped == {"fru": 20, "xxx": 20}
     assert report.passed_over["rater folders"] == 15 and report.passed_over["'._' files"] > 80
     assert report.notes == ["the counts are not those of the published task (see the table)"]
     text = str(report)
-    assert text.startswith("synthetic corpus (espeak-ng voices, not IEMOCAP)") and text.endswith("\nok")
+    assert text.startswith("Synthetic corpus (espeak-ng voices, not IEMOCAP)") and text.endswith("\nok")
     assert "5531" in text and "20 fru" in text
 
 

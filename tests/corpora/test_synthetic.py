@@ -12,9 +12,9 @@ import pytest
 import soundfile as sf
 
 import shift_ser
+from shift_ser.corpora import load_corpus
 from shift_ser.corpora import synthetic as synthetic_corpus
 from shift_ser.corpora import synthetic_speech as espeak
-from shift_ser.corpora.iemocap import load_iemocap
 from shift_ser.corpora.synthetic import main, make_synthetic_corpus
 from shift_ser.corpora.synthetic_speech import (
     CUE_FLIPPED,
@@ -162,7 +162,7 @@ def test_saying_with_arousal_is_faster_and_louder():
 
 
 def test_labels_and_speakers_are_balanced(small_corpus):
-    dataset = load_iemocap(small_corpus)
+    dataset = load_corpus(small_corpus)
     assert len(dataset) == 40
     assert set(Counter(zip(dataset["speaker"], dataset["label"], strict=True)).values()) == {1}
     assert set(dataset["speaker"]) == set(VOICES)
@@ -170,7 +170,7 @@ def test_labels_and_speakers_are_balanced(small_corpus):
 
 
 def test_dialogs_are_like_iemocaps(small_corpus):
-    dataset = load_iemocap(small_corpus)
+    dataset = load_corpus(small_corpus)
     turns = list(zip(dataset["dialog"], dataset["start"], dataset["speaker"], strict=True))
     for dialog, rows in itertools.groupby(turns, key=lambda turn: turn[0]):
         _, starts, speakers = zip(*rows, strict=True)
@@ -183,7 +183,7 @@ def test_dialogs_are_like_iemocaps(small_corpus):
 
 
 def test_recordings_are_like_iemocaps(small_corpus):
-    dataset = load_iemocap(small_corpus)
+    dataset = load_corpus(small_corpus)
     for row in dataset:
         info = sf.info(row["audio"]["path"])
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
@@ -229,7 +229,7 @@ def test_command_line_makes_the_control(small_corpus, tmp_path, capsys):
     main([str(tmp_path / "control"), "--num_utterances", "40", "--no_order_cue"])
     assert "synthetic corpus (espeak-ng voices, not people)" in capsys.readouterr().out
     assert json.loads((tmp_path / "control" / "synthetic_corpus.json").read_text())["order_cue"] is False
-    assert len(load_iemocap(tmp_path / "control")) == 40
+    assert len(load_corpus(tmp_path / "control")) == 40
     assert digest(tmp_path / "control") != digest(small_corpus)
 
 

@@ -1,7 +1,7 @@
 import copy
 import re
 import shlex
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import huggingface_hub
@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub, card_errors
 
+from shift_ser.corpora import CORPORA
 from shift_ser.evaluation.report import fold_table, summarise
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.hub.model_card import (
@@ -36,7 +37,7 @@ HEADINGS = ["How to use", "Results", "Protocol", "Training", "Data and licence",
 def results(finished):
     """Results as of a run on IEMOCAP, for whose card no corpus is needed."""
     results = copy.deepcopy(finished[1])
-    results["corpus"] = "IEMOCAP: angry, happy (happy or excited), neutral, sad."
+    results["corpus"] = asdict(CORPORA["iemocap"].info)
     results["settings"]["encoder"] = "facebook/hubert-base-ls960"
     return results
 
@@ -191,7 +192,7 @@ def test_the_protocol_is_told_as_it_was_set(results, settings, words):
 def test_the_command_repeats_the_settings(cross_validate, tmp_path):
     flags = ["--mask_padding", "false", "--shift_layers", 0, 1, "--bf16", "true", "--adam_epsilon", 1e-7]
     run = cross_validate(tmp_path, *flags, "--optim", "adafactor", "--train_sampling_strategy", "sequential")
-    words = shlex.split(training_command(run.settings, corpus="synthetic").replace("\\\n", " "))
+    words = shlex.split(training_command(run.settings, corpus=run.corpus.info).replace("\\\n", " "))
     assert words[:4] == ["python", "examples/run_ser.py", "--corpus", "corpora/demo"]
     encoder = words.index("--encoder") + 1
     assert words[encoder] == Path(run.settings["encoder"]).name  # no path of this machine

@@ -55,7 +55,7 @@ def run_dir(finished, tmp_path):
 def repository(hub, finished, *, token="hf_loopback", **options) -> HubRepository:
     run_args = RunArguments(use_cpu=True, push_to_hub=True, hub_token=token, **options)
     api = HfApi(endpoint=hub.url, token=token)
-    return HubRepository(run_args, settings=finished[0].settings, corpus=finished[1]["corpus"], api=api)
+    return HubRepository(run_args, settings=finished[0].settings, corpus=finished[0].corpus.info, api=api)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

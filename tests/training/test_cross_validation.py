@@ -28,8 +28,10 @@ RECIPES = [find_recipe(name) for name in recipe_names() if name != "demo"]
 def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corpus):
     run, results = finished
     assert results == read_json(run.output_dir / "results.json")
-    assert results["corpus"].startswith("Synthetic corpus")
-    assert (run.output_dir / "results.md").read_text() == f"{results['corpus']}\n\n{run.table(results)}\n"
+    assert results["corpus"]["description"].startswith("Synthetic corpus")
+    assert (
+        run.output_dir / "results.md"
+    ).read_text() == f"{results['corpus']['description']}\n\n{run.table(results)}\n"
     assert (run.output_dir / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert [result["test_group"] for result in results["folds"]] == [f"session {fold}" for fold in range(1, 6)]
     assert [FoldPlan.from_dict(plan) for plan in read_json(run.output_dir / "plans.json")] == run.plans

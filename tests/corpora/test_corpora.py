@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+
+from shift_ser.corpora import CORPORA, check_corpus, corpus_info, find_corpus, load_corpus
+from shift_ser.corpora.corpus import Corpus, CorpusInfo
+from shift_ser.evaluation.run_folder import read_json
+from shift_ser.hub.model_card import run_card
+
+MADE_UP = CorpusInfo(name="made-up", title="A made-up corpus", description="Made up: yes, no.", license="cc-by-4.0")
+
+
+def test_entries_describe_themselves():
+    for name, entry in CORPORA.items():
+        assert entry.name == name and entry.protocol
+        assert all(getattr(entry.info, field) for field in ("title", "description", "language"))
+        assert (entry.info.license == "other") == (entry.info.license_name is not None)
+
+
+def test_a_folder_of_no_corpus_is_told_with_what_it_holds(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"one of iemocap, synthetic.*there is no such folder"):
+        find_corpus(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="it is empty"):
+        find_corpus(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"it holds thesis\.txt"):
+        load_corpus(tmp_path)
+
+
+def test_the_check_finds_the_corpus_or_is_told_it(small_corpus):
+    assert str(check_corpus(None, small_corpus)) == str(check_corpus("synthetic", small_corpus))
+    with pytest.raises(ValueError, match=r"name must be one of iemocap, synthetic.*got 'iemocop'"):
+        check_corpus("iemocop", small_corpus)
+
+
+def test_a_dataset_of_one_s_own_is_described_by_what_it_says():
+    features = Features({"label": ClassLabel(names=["calm", "angry"]), "audio": Value("string")})
+    dataset = Dataset.from_dict({"label": [0], "audio": ["a.wav"]}, info=DatasetInfo(features=features))
+    info = corpus_info(dataset)
+    assert (info.name, info.description, info.license, info.language) == (
+        "own-data",
+        "own-data: calm, angry.",
+        None,
+        None,
+    )
+    told = dataclasses.replace(MADE_UP, speakers_known=False)
+    dataset = Dataset.from_dict({"label": [0], "audio": ["a.wav"]}, info=told.dataset_info(features))
+    assert corpus_info(dataset.select([0])) == dataclasses.replace(told, title="made-up")
+
+
+def test_a_made_up_corpus_is_one_entry_from_the_folder_to_the_card(cross_validate, small_corpus, tmp_path, monkeypatch):
+    def read(root, **_):
+        dataset = CORPORA["synthetic"].read(small_corpus)
+        dataset.info.update(MADE_UP.dataset_info(dataset.features))
+        return dataset
+
+    entry = Corpus(
+        info=MADE_UP, is_here=lambda root: (root / "made_up.txt").exists(), read=read, check=lambda root: None
+    )
+    monkeypatch.setitem(CORPORA, "made-up", entry)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "made_up.txt").touch()
+    flags = ["--folds", 1, "--num_train_epochs", 1]
+    results = cross_validate(tmp_path / "run", *flags, corpus=tmp_path / "made").run()
+    assert results["corpus"] == dataclasses.asdict(MADE_UP)
+    card = run_card(read_json(tmp_path / "run" / "results.json"), model="me/model")
+    assert "A made-up corpus; licence: cc-by-4.0" in card and "license: cc-by-4.0" in card
+    assert "iemocap" not in card.lower() and "synthetic" not in card.lower()
+
+
+def test_a_card_of_a_corpus_without_a_licence_says_so(finished):
+    info = CorpusInfo(name="calls", title="calls", description="calls: a, b.", speakers_known=False)
+    card = run_card({**finished[1], "corpus": dataclasses.asdict(info)}, model="me/model")
+    front, text = card.split("\n---\n", 1)
+    assert "license" not in front and "language" not in front and "datasets" not in front
+    assert "licence: not stated" in text and "calls: a, b" in text and "**Speakers are not told apart**" in text
+    assert "iemocap" not in card.lower()
