@@ -22,7 +22,7 @@ from ..model.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS, ShiftC
 from ..model.temporal_shift import shifted_channels
 from ..recipes import find_encoder, find_recipe, find_study
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, read_yaml, refuse_unknown
-from ..training.cross_validation import RESULT_ARGUMENTS
+from ..training.settings import result_settings
 
 # What every row of a study's tables tells, beside anything else that the grid varies.
 # fmt: off
@@ -181,14 +181,13 @@ def _resolve(said: dict[str, Any], extra: list[str]) -> Iterator[tuple[dict[str,
     if config.shift_placement == "none":
         told["shift_proportion"] = 0.0
     model = _normal_options(model_args, config)
-    results = {name: getattr(run_args, name) for name in RESULT_ARGUMENTS}
-    results = {name: getattr(value, "value", value) for name, value in results.items()}
-    data = {**vars(data_args), "corpus": os.path.normpath(data_args.corpus), "cache_dir": None}
+    corpus = os.path.normpath(data_args.corpus)
+    settings = result_settings(model_args, data_args, run_args) | model | {"corpus": corpus, "seeds": None}
     others = {name: value for name, value in said.items() if name not in vars(model_args).keys() | SEEDS}
     for seed in run_args.seeds or [run_args.seed]:
-        identity = [model, data, results | {"seed": seed, "seeds": None}]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{Path(data['corpus']).name}-{_short_name(config.head_type, model)}-seed{seed}-{digest}"
+        identity = json.dumps(settings | {"seed": seed}, sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        name = f"{Path(corpus).name}-{_short_name(config.head_type, model)}-seed{seed}-{digest}"
         yield told | {"seed": seed}, re.sub(r"[^\w.-]", "_", name), _words(model | others | {"seed": seed})
 
 

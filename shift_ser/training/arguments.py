@@ -1,17 +1,20 @@
 """What a run can be told: argument classes for `HfArgumentParser`, read from flags and from a recipe in YAML."""
 
 import difflib
+import inspect
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Optional, Union, get_args, get_origin
 
 import torch
 import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
-from ..model.configuration_shift_ser import ShiftConfig
+from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
 from ..recipes import find_encoder, find_recipe
 from .optimization import SCHEDULES
 from .protocols import FOLD_UNITS, PROTOCOLS, VALIDATIONS
@@ -21,38 +24,49 @@ def _option(help_text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
-@dataclass
-class ModelArguments:
-    """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
+# Fields of `ShiftConfig` that are no option of the command line, each with what decides it instead.
+NOT_OPTIONS = {
+    "encoder_config": "encoder",
+    "head_type": "variant",
+    "freeze_encoder": "scenario",
+    "temperature": "the validation set, after training",
+}
 
+
+def head_options(config_class: type) -> list[tuple[str, Any, Any]]:
+    """The options of a configuration class as fields for `make_dataclass`: name, type or None, and default None.
+
+    Args:
+        config_class: Its annotations are the options, its Google style docstring says what they are for.
+    """
+    lines = inspect.getdoc(config_class) or ""
+    told = {name: " ".join(text.split()) for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", lines, re.M)}
+    options = []
+    for name, annotation in config_class.__annotations__.items():
+        if name not in NOT_OPTIONS:
+            union = get_origin(annotation) in (Union, UnionType)
+            kinds = [kind for kind in (get_args(annotation) if union else [annotation]) if kind is not type(None)]
+            kind = float if float in kinds else kinds[0]  # the command line has one kind of number
+            help_text = told.get(name, "").replace("%", "%%")
+            options.append((name, Optional[kind], _option(help_text)))  # noqa: UP045 (Literal has no |)
+    return options
+
+
+@dataclass
+class _PretrainedModel:
     encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
-    variant: str = _option(
-        "published model: cnn, shiftcnn, lstm, shiftlstm, transformer, shiftformer, linear", "shiftformer"
-    )
+    variant: str = _option(f"published model: {', '.join(VARIANTS)}", "shiftformer")
     scenario: Literal["feature_extraction", "fine_tuning"] = _option(
         "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained", "feature_extraction"
     )
-    shift_placement: str | None = _option("where the shift sits: none, in_place, residual, replace")
-    shift_proportion: float | None = _option("share of channels moved per direction (1/n_div)")
-    shift_direction: str | None = _option("forward or bidirectional")
-    shift_stride: int | None = _option("frames to move by")
-    shift_padding: str | None = _option("what fills vacated frames: zero or repeat")
-    shift_layers: list[int] | None = _option("indices of the blocks with a shift")
-    num_head_layers: int | None = _option("number of blocks")
-    conv_kernel_size: int | None = _option("frames under the depthwise convolution")
-    num_attention_heads: int | None = _option("heads of an attention block")
-    position_embedding_type: str | None = _option("absolute, relative_key or relative_key_query")
-    max_position_embeddings: int | None = _option("frames the position tables reach")
-    use_weighted_layer_sum: bool | None = _option("weighted sum over all encoder layers instead of the last")
-    encoder_layer: int | None = _option("layer of the encoder to read, not its last frames (0: input of the first)")
-    mask_time_prob: float | None = _option("SpecAugment: share of frames under time masks")
-    mask_time_length: int | None = _option("SpecAugment: frames in a time mask")
-    mask_time_min_masks: int | None = _option("SpecAugment: least number of time masks")
-    mask_feature_prob: float | None = _option("SpecAugment: share of channels under feature masks")
-    mask_feature_length: int | None = _option("SpecAugment: channels in a feature mask")
-    mask_feature_min_masks: int | None = _option("SpecAugment: least number of feature masks")
-    mask_padding: bool | None = _option("false: as the authors, padding to max_seconds counts as speech")
-    encoder_augmentation: bool | None = _option("keep the encoder's own SpecAugment and LayerDrop")
+
+
+_HeadOptions: Any = make_dataclass("_HeadOptions", head_options(ShiftConfig), bases=(_PretrainedModel,))
+
+
+@dataclass
+class ModelArguments(_HeadOptions):
+    """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
 
     @property
     def encoder_path(self) -> str:

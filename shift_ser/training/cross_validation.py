@@ -26,19 +26,10 @@ from .arguments import DataArguments, ModelArguments, RunArguments
 from .data import SpeechCorpus
 from .fold import FoldRun
 from .protocols import check_plan, plan_folds, shared_sentences
+from .settings import changed_settings, result_settings
 
 logger = logging.getLogger(__name__)
 
-# What of the Trainer's arguments a result depends on; a folder takes up only a run with the same.
-# fmt: off
-RESULT_ARGUMENTS = (
-    "protocol", "fold_unit", "validation", "selection_metric", "refit", "schedule", "warmup_epochs",
-    "warmup_learning_rate", "min_learning_rate", "lr_scheduler_type", "warmup_steps", "learning_rate", "optim",
-    "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "num_train_epochs", "max_steps",
-    "per_device_train_batch_size", "max_batch_seconds", "gradient_accumulation_steps", "label_smoothing_factor",
-    "train_sampling_strategy", "seed", "seeds", "data_seed", "bf16", "fp16",
-)
-# fmt: on
 NOT_RUN = "not run"
 # What is no programming error: a fold that ends so says why in a line, any other one with its traceback.
 FORESEEN = (OSError, FloatingPointError)
@@ -86,13 +77,9 @@ class CrossValidation:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything the results depend on, but for where files lie."""
-        data = {name: getattr(self.data_args, name) for name in ("max_seconds", "cache_dtype", "encoder_dtype")}
-        said = vars(self.model_args) | data
-        said |= {name: getattr(self.run_args, name) for name in RESULT_ARGUMENTS}
+        settings = result_settings(self.model_args, self.data_args, self.run_args)
         extractor = {name: getattr(self.corpus.feature_extractor, name) for name in ("do_normalize", "fixed_length")}
-        plans = {str(plan.fold): plan.hash for plan in self.plans}
-        plain = {name: getattr(value, "value", value) for name, value in (said | extractor).items()}
-        return {**plain, "plans": plans}
+        return {**settings, **extractor, "plans": {str(plan.fold): plan.hash for plan in self.plans}}
 
     def run(self) -> dict[str, Any]:
         """Run, or score again, the folds asked for; folds that are done are kept.
@@ -203,9 +190,8 @@ class CrossValidation:
                 self.output_dir.mkdir(parents=True, exist_ok=True)
                 write_json(path, settings)
         there = read_json(path)
-        other = [name for name in settings if there.get(name) != settings[name]]
-        if other:
-            told = "; ".join(f"{name} is {there.get(name)!r} there and {settings[name]!r} here" for name in other[:3])
+        if other := changed_settings(there, settings):
+            told = "; ".join(other[:3])
             raise ValueError(f"output_dir must hold no other run, but {str(path.parent)!r} does: {told}")
         if self.run_args.process_index == 0:
             write_json(self.output_dir / "plans.json", [plan.to_dict() for plan in self.plans])

@@ -1,7 +1,11 @@
+from dataclasses import fields, make_dataclass
+from typing import Literal
+
 import pytest
+from transformers import HfArgumentParser
 
 from shift_ser import ShiftConfig
-from shift_ser.training.arguments import ModelArguments, RunArguments, parse_arguments
+from shift_ser.training.arguments import NOT_OPTIONS, ModelArguments, RunArguments, head_options, parse_arguments
 
 
 @pytest.fixture
@@ -125,10 +129,35 @@ def test_seeds_of_a_recipe(recipe):
     assert parse_arguments([recipe("use_cpu: true\nseed: 7\n")])[2].all_seeds == [7]
 
 
-def test_every_model_argument_is_an_option_of_the_config():
-    ours = set(vars(ModelArguments())) - {"encoder", "variant", "scenario"}
-    theirs = set(ShiftConfig.__annotations__) - {"encoder_config", "head_type", "freeze_encoder", "temperature"}
-    assert ours == theirs
+def test_a_new_field_of_the_config_is_an_option():
+    class Config:
+        """A configuration.
+
+        Args:
+            encoder_config: Of the encoder.
+            gain: What frames are multiplied
+                by, in %.
+            window: `hann` or `boxcar`.
+
+        Raises:
+            ValueError: Never.
+        """
+
+        encoder_config: dict | None = None
+        gain: float | int | None = 1.0
+        window: Literal["hann", "boxcar"] = "hann"
+
+    made = make_dataclass("Made", head_options(Config))
+    parser = HfArgumentParser(made)
+    assert vars(made()) == {"gain": None, "window": None}
+    assert vars(parser.parse_args(["--gain", "2", "--window", "boxcar"])) == {"gain": 2.0, "window": "boxcar"}
+    assert "What frames are multiplied by, in %." in " ".join(parser.format_help().split())
+
+
+def test_every_option_of_the_head_is_told():
+    assert {field.name: field.metadata["help"] for field in fields(ModelArguments) if not field.metadata["help"]} == {}
+    options = set(vars(ModelArguments())) - {"encoder", "variant", "scenario"}
+    assert options == set(ShiftConfig.__annotations__) - set(NOT_OPTIONS)
 
 
 def test_config_options_holds_what_was_said():

@@ -1,0 +1,59 @@
+import json
+from dataclasses import fields
+
+import pytest
+
+from shift_ser.training.arguments import DataArguments, ModelArguments, RunArguments
+from shift_ser.training.settings import EXCEPTIONS, changed_settings, result_settings
+
+CLASSES = (ModelArguments, DataArguments, RunArguments)
+
+
+def settings_of(**options):
+    made = [kind(**{f.name: options[f.name] for f in fields(kind) if f.name in options}) for kind in CLASSES[:2]]
+    run = {f.name: options[f.name] for f in fields(RunArguments) if f.name in options}
+    return result_settings(*made, RunArguments(use_cpu=True, **run))
+
+
+def test_settings_are_everything_but_the_exceptions():
+    names = {field.name for kind in CLASSES for field in fields(kind)}
+    assert EXCEPTIONS.keys() <= names and all(EXCEPTIONS.values())
+    settings = settings_of()
+    assert set(settings) == names - set(EXCEPTIONS)
+    assert json.loads(json.dumps(settings)) == settings
+    # What was compared when the list was kept by hand, each of which changes numbers.
+    numbers = "optim seed data_seed bf16 encoder_dtype cache_dtype refit seeds lr_scheduler_type max_batch_seconds"
+    assert settings.keys() >= set(numbers.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"weight_decay": 0.1}, "weight_decay is 0.0 there and 0.1 here"),
+        ({"data_seed": 3}, "data_seed is None there and 3 here"),
+        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type is 'linear' there and 'cosine' here"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last is False there and True here"),
+        ({"shift_stride": 2}, "shift_stride is None there and 2 here"),
+        ({"encoder_dtype": "bfloat16"}, "encoder_dtype is 'float32' there and 'bfloat16' here"),
+    ],
+)
+def test_what_changed_is_told(options, told):
+    assert changed_settings(settings_of(), settings_of(**options)) == [told]
+
+
+def test_an_argument_that_an_older_release_did_not_know_had_its_default():
+    older = {name: value for name, value in settings_of().items() if name not in ("refit", "protocol")}
+    assert changed_settings(older, settings_of()) == []
+    assert changed_settings(older, settings_of(refit=True)) == ["refit is False there and True here"]
+
+
+def test_every_setting_is_compared():
+    here = settings_of()
+    for name in here.keys() - {"encoder"}:
+        assert [line.split()[0] for line in changed_settings(here | {name: "other"}, here)] == [name]
+    assert changed_settings(here | {"encoder": "../elsewhere/encoder"}, here) == []
+
+
+def test_where_files_lie_and_how_fast_it_goes_is_no_setting():
+    moved = settings_of(corpus="elsewhere", cache_dir="there", output_dir="here", folds=[1], dataloader_num_workers=2)
+    assert moved == settings_of()
