@@ -1,49 +1,75 @@
 """Corpora: from a folder on disk to one `datasets.Dataset`. A new corpus is one file and one entry in `CORPORA`."""
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from datasets import Dataset
 
 from . import iemocap, synthetic
 from .check import CorpusReport
-from .corpus import SPEAKERS_UNKNOWN, Corpus, CorpusInfo
+from .corpus import BUILDER, SPEAKERS_UNKNOWN, Corpus, CorpusInfo
+from .table import TABLES, is_hub_name, load_table, relabel
 
 CORPORA: dict[str, Corpus] = {entry.name: entry for entry in (iemocap.ENTRY, synthetic.ENTRY)}
 
 
-def load_corpus(source: str | os.PathLike) -> Dataset:
-    """Read a corpus: which one of `CORPORA` a folder holds is found out by its layout.
+def load_corpus(
+    source: str | os.PathLike | Dataset,
+    *,
+    subset: str | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    exclude: Sequence[str] = (),
+    **options: Any,
+) -> Dataset:
+    """Read a corpus: one of `CORPORA`, found out by the layout of its folder, or one of your own.
 
     Args:
-        source: Folder of the corpus.
+        source: Folder of a corpus, or anything that `load_table` reads.
+        subset: What is read of a known corpus, one of its `subsets`.
+        labels: New label to the labels that it replaces, such as `{"happy": ["hap", "exc"]}`.
+        exclude: Labels whose rows are left out.
+        options: For a corpus of your own: `columns`, `speaker_regex`, `speakers`, `split`, `revision` of `load_table`.
 
     Returns:
         Dataset with at least the columns `audio`, `label`, `utterance`, `speaker`; `corpus_info` tells what it is.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or it holds none of the known corpora.
-        ValueError: If the corpus in it cannot be read.
+        FileNotFoundError: If there is no such folder or file, or it holds none of what is read.
+        ValueError: If the corpus in it cannot be read, or an option does not fit it.
     """
-    return find_corpus(source).read(Path(source))
+    options = {name: value for name, value in options.items() if value is not None}
+    entry = None if isinstance(source, Dataset) else find_corpus(source)
+    if entry is None:
+        if subset is not None:
+            raise ValueError(f"subset must be left out for a corpus of your own, got {subset!r}")
+        return load_table(source, labels=labels, exclude=exclude, **options)
+    if options:
+        name, value = next(iter(options.items()))
+        raise ValueError(
+            f"{name} must be left out for {entry.info.title}, which has a reader of its own, got {value!r}"
+        )
+    if subset is not None and subset not in entry.subsets:
+        raise ValueError(f"subset of {entry.name} must be one of {list(entry.subsets)}, got {subset!r}")
+    chosen = {} if subset is None else {"subset": subset}
+    return relabel(entry.read(Path(cast(str, source)), **chosen), labels=labels, exclude=exclude)
 
 
-def find_corpus(source: str | os.PathLike) -> Corpus:
-    """The entry of `CORPORA` whose layout a folder has.
+def find_corpus(source: str | os.PathLike) -> Corpus | None:
+    """The entry of `CORPORA` whose layout a folder has; `None` for what may be a corpus of one's own.
 
     Raises:
-        FileNotFoundError: If there is none; tells what was found.
+        FileNotFoundError: If there is nothing of that name, and it is no name of a data set on the Hub.
     """
     root = Path(source).expanduser().absolute()
-    for entry in CORPORA.values():
-        if entry.is_here(root):
-            return entry
-    if not root.is_dir():
-        found = "it is a file" if root.exists() else "there is no such folder"
-    else:
-        names = sorted(path.name for path in root.iterdir())
-        found = f"it holds {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else "it is empty"
-    raise FileNotFoundError(f"corpus must be a folder of one of {', '.join(CORPORA)}; got {root}: {found}")
+    if not root.exists() and not is_hub_name(str(source)):
+        raise FileNotFoundError(
+            f"corpus must be a folder, a table ({', '.join(TABLES)}) or namespace/name of a data set on the Hub;"
+            f" there is nothing at {str(root)!r}"
+        )
+    return next((entry for entry in CORPORA.values() if entry.is_here(root)), None) if root.is_dir() else None
 
 
 def check_corpus(name: str | None, folder: str | os.PathLike) -> CorpusReport:
@@ -60,6 +86,8 @@ def check_corpus(name: str | None, folder: str | os.PathLike) -> CorpusReport:
     if name is not None and name not in CORPORA:
         raise ValueError(f"name must be one of {', '.join(CORPORA)}, got {name!r}")
     entry = CORPORA[name] if name else find_corpus(folder)
+    if entry is None:
+        raise FileNotFoundError(f"folder must hold one of {', '.join(CORPORA)}; {str(folder)!r} has none's layout")
     return entry.check(Path(folder))
 
 
@@ -76,8 +104,11 @@ def corpus_info(dataset: Dataset) -> CorpusInfo:
         ('my_calls', None)
     """
     told = dataset.info
-    if told.dataset_name in CORPORA:
-        return CORPORA[told.dataset_name].info
+    if told.builder_name == BUILDER and told.dataset_name in CORPORA:
+        info = CORPORA[told.dataset_name].info
+        if told.description == info.description:
+            return info
+        return replace(info, description=told.description, labels_note=None)
     name = told.dataset_name or "own-data"
     feature = dataset.features.get("label")
     classes = ", ".join(getattr(feature, "names", None) or [])

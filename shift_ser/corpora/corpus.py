@@ -64,9 +64,15 @@ class CorpusInfo:
     misuse: str | None = None
     limits: str | None = None
 
-    def dataset_info(self, features: Features) -> DatasetInfo:
-        """The `info` of a `datasets.Dataset` from which `corpus_info` finds this description again."""
+    def dataset_info(self, features: Features, *, own: bool = False) -> DatasetInfo:
+        """The `info` of a `datasets.Dataset` from which `corpus_info` finds this description again.
+
+        Args:
+            features: Its columns.
+            own: Whether it is a user's own corpus, not one of `CORPORA`, even if it has the name of one.
+        """
         return DatasetInfo(
+            builder_name=None if own else BUILDER,
             dataset_name=self.name,
             config_name=None if self.speakers_known else SPEAKERS_UNKNOWN,
             description=self.description,
@@ -78,6 +84,7 @@ class CorpusInfo:
 
 
 SPEAKERS_UNKNOWN = "speakers not told apart"
+BUILDER = "shift_ser"  # marks what a reader of `CORPORA` read
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
+from ..corpora.table import pairs
 from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
 from ..recipes import find_encoder, find_recipe
 from .optimization import SCHEDULES
@@ -96,13 +97,43 @@ class ModelArguments(_HeadOptions):
 class DataArguments:
     """Which corpus, and how much of an utterance."""
 
-    corpus: str = _option("folder of the IEMOCAP release, or of a corpus in its layout", "IEMOCAP_full_release")
+    corpus: str = _option(
+        "folder of a known corpus (IEMOCAP, ...), or speech of your own: a table (CSV, JSON lines, Parquet), a folder"
+        " label/file.wav, a saved Dataset, a data set of the Hub",
+        "IEMOCAP_full_release",
+    )
+    subset: str | None = _option("what is read of a known corpus, by name")
+    labels: list[str] | None = _option("labels to join or rename, e.g. happy=hap,exc angry=ang")
+    exclude: list[str] | None = _option("labels whose utterances are left out")
+    columns: list[str] | None = _option("columns of speech of your own, e.g. audio=path label=emotion speaker=who")
+    speaker_regex: str | None = _option("finds the speaker in the path of a recording: its first group")
+    speakers: Literal["unknown"] | None = _option("unknown: results are marked, since folds may share speakers")
+    dataset_split: str | None = _option("split of a saved or Hub data set; default: all")
+    dataset_revision: str | None = _option("revision of a data set of the Hub")
     max_seconds: float = _option("utterances are cut to this length", 7.5)
     do_normalize: bool | None = _option("scale utterances to zero mean and unit variance; default: as the encoder says")
     cache_dir: str = _option("where the frozen encoder's frames are kept", "cache/frames")
     cache_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are kept in", "float32")
     encoder_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are computed in", "float32")
     cache_convolutions: bool = _option("fine_tuning: keep what the frozen convolutions make of speech", False)
+
+    def corpus_options(self) -> dict[str, Any]:
+        """What `load_corpus` is told beside the source.
+
+        Raises:
+            ValueError: If `labels` or `columns` are not written as name=value.
+        """
+        labels = {name: olds.split(",") for name, olds in pairs(self.labels or [], option="labels").items()}
+        return {
+            "subset": self.subset,
+            "labels": labels,
+            "exclude": self.exclude or [],
+            "columns": pairs(self.columns, option="columns") if self.columns else None,
+            "speaker_regex": self.speaker_regex,
+            "speakers": self.speakers,
+            "split": self.dataset_split,
+            "revision": self.dataset_revision,
+        }
 
 
 @dataclass

@@ -39,7 +39,7 @@ class SpeechCorpus:
     def __init__(self, model_args: ModelArguments, data_args: DataArguments) -> None:
         self.data_args = data_args
         self.feature_extractor = build_feature_extractor(model_args, data_args)
-        self.dataset = load_corpus(data_args.corpus)
+        self.dataset = load_corpus(data_args.corpus, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
         self.labels: list[str] = self.dataset.features["label"].names
         names = list(self.dataset["utterance"])

@@ -19,13 +19,30 @@ def test_entries_describe_themselves():
 
 
 def test_a_folder_of_no_corpus_is_told_with_what_it_holds(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"one of iemocap, synthetic.*there is no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"corpus must be a folder, a table .*nothing at .*nowhere"):
         find_corpus(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="it is empty"):
-        find_corpus(tmp_path)
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"it holds thesis\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"label/file\.wav; .* holds thesis\.txt"):
         load_corpus(tmp_path)
+    with pytest.raises(FileNotFoundError, match="folder must hold one of iemocap"):
+        check_corpus(None, tmp_path)
+
+
+def test_options_that_a_reader_would_ignore_are_refused(small_corpus):
+    with pytest.raises(ValueError, match="speakers must be left out for Synthetic speech"):
+        load_corpus(small_corpus, speakers="unknown")
+    with pytest.raises(ValueError, match=r"subset of synthetic must be one of .* got 'all of it'"):
+        load_corpus(small_corpus, subset="all of it")
+
+
+def test_labels_of_a_known_corpus_are_joined_and_left_out(small_corpus):
+    whole = load_corpus(small_corpus)
+    dataset = load_corpus(small_corpus, labels={"negative": ["angry", "sad"]}, exclude=["neutral"])
+    assert dataset.features["label"].names == ["negative", "happy"] and len(dataset) == 30
+    assert dataset["utterance"] == [row["utterance"] for row in whole.remove_columns("audio") if row["label"] != 2]
+    assert corpus_info(dataset).description.endswith(": negative, happy.") and corpus_info(dataset).synthetic
+    with pytest.raises(ValueError, match=r"labels must name what is there \(angry, .*got 'anger'"):
+        load_corpus(small_corpus, labels={"cross": ["anger"]})
 
 
 def test_the_check_finds_the_corpus_or_is_told_it(small_corpus):
@@ -45,7 +62,7 @@ def test_a_dataset_of_one_s_own_is_described_by_what_it_says():
         None,
     )
     told = dataclasses.replace(MADE_UP, speakers_known=False)
-    dataset = Dataset.from_dict({"label": [0], "audio": ["a.wav"]}, info=told.dataset_info(features))
+    dataset = Dataset.from_dict({"label": [0], "audio": ["a.wav"]}, info=told.dataset_info(features, own=True))
     assert corpus_info(dataset.select([0])) == dataclasses.replace(told, title="made-up")
 
 
