@@ -1,12 +1,14 @@
 """Whether probabilities mean what they say: calibration, the temperature that mends it, and abstaining."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
+
+from .predictions import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -16,14 +18,11 @@ COVERAGES = (0.5, 0.8, 1.0)
 _TINY = np.finfo(np.float64).tiny  # stands for a probability of 0, whose logarithm is not finite
 
 
-def describe(
-    rows: Sequence[Mapping[str, Any]], *, temperature: float | Sequence[float] | None = None, num_bins: int = NUM_BINS
-) -> dict[str, Any]:
+def describe(predictions: Predictions, *, num_bins: int = NUM_BINS) -> dict[str, Any]:
     """Calibration and selective accuracy of predictions.
 
     Args:
-        rows: `label` and `probabilities` (label to float), as `report.read_predictions` gives them.
-        temperature: What was fitted on the validation set, one for all rows or one a row; `None` if nothing was.
+        predictions: With probabilities, and with a temperature where one was fitted on the validation set.
         num_bins: Bins of the calibration error.
 
     Returns:
@@ -33,9 +32,13 @@ def describe(
         with the temperature, if there is one.
 
     Raises:
-        ValueError: If there is no row, or rows differ in their labels.
+        ValueError: If there are no probabilities.
     """
-    probabilities, references = arrays(rows)
+    probabilities, references, temperature = (
+        probabilities_of(predictions),
+        predictions.references,
+        predictions.temperature,
+    )
     before = probabilities
     described: dict[str, Any] = {"temperature": None, "ece_after": None, "nll_after": None}
     if temperature is not None:
@@ -53,22 +56,15 @@ def describe(
     return described
 
 
-def arrays(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities `(utterances, labels)` and class numbers `(utterances,)` of rows of predictions.
+def probabilities_of(predictions: Predictions) -> np.ndarray:
+    """The probabilities `(rows, labels)`.
 
     Raises:
-        ValueError: If there is no row, or rows differ in their labels.
+        ValueError: If the table has none.
     """
-    if not rows:
-        raise ValueError("rows must hold at least one utterance, got none")
-    labels = list(rows[0]["probabilities"])
-    for row in rows:
-        if list(row["probabilities"]) != labels or row["label"] not in labels:
-            raise ValueError(
-                f"rows must have the labels {labels}, got {list(row['probabilities'])} and {row['label']!r}"
-            )
-    probabilities = np.array([list(row["probabilities"].values()) for row in rows], dtype=np.float64)
-    return probabilities, np.array([labels.index(row["label"]) for row in rows])
+    if predictions.probabilities is None:
+        raise ValueError(f"predictions must have probabilities p_<label>, got the columns {list(predictions.table)}")
+    return predictions.probabilities
 
 
 def reliability_table(
@@ -177,13 +173,13 @@ def fit_temperature(
     return 1 / float(brentq(slope, 1 / bounds[1], 1 / bounds[0]))
 
 
-def temperature_of(rows: Sequence[Mapping[str, Any]]) -> float:
-    """`fit_temperature` to the predictions on a validation set, rows as in `describe`."""
-    probabilities, references = arrays(rows)
-    return fit_temperature(np.log(np.maximum(probabilities, _TINY)), references=references)
+def temperature_of(predictions: Predictions) -> float:
+    """`fit_temperature` to the predictions on a validation set."""
+    logits = np.log(np.maximum(probabilities_of(predictions), _TINY))
+    return fit_temperature(logits, references=predictions.references)
 
 
-def apply_temperature(probabilities: np.ndarray, temperature: float | Sequence[float]) -> np.ndarray:
+def apply_temperature(probabilities: np.ndarray, temperature: float | Sequence[float] | np.ndarray) -> np.ndarray:
     """Probabilities as they are when logits are divided by the temperature: the order of labels stays.
 
     Args:

@@ -9,8 +9,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from .calibration import NUM_BINS, apply_temperature, arrays, calibration_error, reliability_table, risk_coverage
+from .calibration import (
+    NUM_BINS,
+    apply_temperature,
+    calibration_error,
+    probabilities_of,
+    reliability_table,
+    risk_coverage,
+)
 from .metrics import SCORES
+from .predictions import Predictions
 from .run_folder import save_figure
 
 COLUMNS = ("last", "selected", "oracle", "refit")
@@ -146,11 +154,11 @@ def _notes(summary: Mapping[str, Any], kind: str) -> list[str]:
     return notes
 
 
-def doubt(results: Mapping[str, Any]) -> str:
-    """Intervals and calibration of a run as lines of a Markdown list.
+def intervals_text(results: Mapping[str, Any]) -> str:
+    """Confidence intervals and calibration as lines of a Markdown list.
 
     Args:
-        results: What `results.json` holds: `uncertainty` and `calibration`.
+        results: What `results.json` or `evaluate_predictions` holds: `uncertainty` and `calibration`.
     """
     said, calibration = results["uncertainty"], results["calibration"]
     lines = []
@@ -163,6 +171,8 @@ def doubt(results: Mapping[str, Any]) -> str:
         if intervals:
             told = f"{said[f'num_{unit}s']} {unit}s drawn anew, all folds pooled"
             lines.append(f"- {said['level']:.0%} interval, {told}: {', '.join(intervals)}.")
+    if calibration is None:
+        return "\n".join([*lines, "- No probabilities: calibration is not known."])
     error = f"- Calibration error {100 * calibration['ece_before']:.1f}"
     if calibration["ece_after"] is not None:
         error += f", with the temperature of the validation set {100 * calibration['ece_after']:.1f}"
@@ -180,24 +190,16 @@ def name_of(result: Mapping[str, Any], *, seeds: Collection[int]) -> str:
     return f"fold {result['fold']}" + (f" of seed {result['seed']}" if len(seeds) > 1 else "")
 
 
-def plot_confusion(
-    path: str | Path,
-    *,
-    references: Sequence[str],
-    predictions: Sequence[str],
-    label_names: Sequence[str],
-    title: str,
-) -> None:
+def plot_confusion(path: str | Path, predictions: Predictions, *, title: str) -> None:
     """Draw the confusion matrix as PNG: each row in percent of its true label, with the counts.
 
     Args:
         path: File to write.
-        references: True label of each utterance, by name.
-        predictions: Predicted label of each utterance, by name.
-        label_names: The labels, in the order of rows and columns.
+        predictions: The table; its labels are in the order of rows and columns.
         title: Headline of the figure.
     """
-    counts = confusion_matrix(references, predictions, labels=list(label_names))
+    label_names = predictions.labels
+    counts = confusion_matrix(predictions.table["label"], predictions.table["prediction"], labels=label_names)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # an absent label is a row of zeros
     size = 2.2 + 0.95 * len(label_names)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
@@ -217,22 +219,17 @@ def plot_confusion(
     save_figure(path, figure)
 
 
-def plot_reliability(
-    path: str | Path,
-    *,
-    rows: Sequence[Mapping[str, Any]],
-    title: str,
-    temperature: float | Sequence[float] | None = None,
-) -> None:
+def plot_reliability(path: str | Path, predictions: Predictions, *, title: str) -> None:
     """Draw accuracy against confidence as PNG, before and after the temperature, over how many utterances are where.
 
     Args:
         path: File to write.
-        rows: As in `describe`.
+        predictions: With probabilities; without a temperature one curve is drawn.
         title: Headline of the figure.
-        temperature: As in `describe`; `None` draws one curve.
     """
-    probabilities, references = arrays(rows)
+    probabilities, references, temperature = (
+        probabilities_of(predictions), predictions.references, predictions.temperature,
+    )  # fmt: skip
     curves = {"as trained": (probabilities, "#4c72b0")}
     if temperature is not None:
         curves["with temperature"] = (apply_temperature(probabilities, temperature), "#dd8452")
@@ -252,16 +249,15 @@ def plot_reliability(
     save_figure(path, figure)
 
 
-def plot_risk_coverage(path: str | Path, *, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+def plot_risk_coverage(path: str | Path, predictions: Predictions, *, title: str) -> None:
     """Draw the share of errors against the share of utterances answered, most confident first, as PNG.
 
     Args:
         path: File to write.
-        rows: As in `describe`.
+        predictions: With probabilities.
         title: Headline of the figure.
     """
-    probabilities, references = arrays(rows)
-    coverage, risk = risk_coverage(probabilities, references=references)
+    coverage, risk = risk_coverage(probabilities_of(predictions), references=predictions.references)
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(100 * coverage, 100 * risk, color="#4c72b0", label=f"AURC {risk.mean():.3f}")

@@ -1,17 +1,35 @@
-"""What a run leaves behind: folders, result files, predictions, confusion matrix."""
+"""What a run leaves behind: the names of its files, and how they are written."""
 
-import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-_COLUMNS = ("utterance", "speaker", "label", "prediction")
-_PROBABILITY = "p_"
+# In the folder of a run
+SETTINGS = "run.json"  # what its results depend on; written first
+PLANS = "plans.json"
+RESULTS = "results.json"
+TABLE = "results.md"
+PREDICTIONS = "predictions.csv"  # of all folds and seeds; in the folder of a fold: of its own
+CONFUSION = "confusion.png"
+RELIABILITY = "reliability.png"
+RISK_COVERAGE = "risk_coverage.png"
+REPORT = "report.html"
+EVALUATION = "evaluation"  # folder of what evaluate_only writes
+# In the folder of a fold
+FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole fold
+FOLD_FAILURE = "failed.json"
+VALIDATION_PREDICTIONS = "validation_predictions.csv"
+CHECKPOINTS = "checkpoints"
+# In the folder of a study
+CELL = "cell.json"  # in each cell's folder, written last
+STUDY_ROWS = "study.csv"
+STUDY_GROUPS = "summary.csv"
+STUDY_SUMMARY = "summary.md"
 
 
 def fold_folder(result: Mapping[str, Any], *, seeds: Sequence[int] | None) -> str:
@@ -48,46 +66,6 @@ def write_text(path: str | Path, text: str) -> None:
 def read_json(path: str | Path) -> Any:
     """What `write_json` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def write_predictions(path: str | Path, *, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one line for each utterance as CSV, probabilities in full precision.
-
-    Args:
-        path: File to write.
-        rows: `utterance`, `speaker`, `label`, `prediction` (names) and `probabilities`, a dict from label to float.
-
-    Raises:
-        ValueError: If there is no row, or rows differ in their labels.
-    """
-    rows = list(rows)
-    if not rows:
-        raise ValueError("rows must hold at least one utterance, got none")
-    labels = list(rows[0]["probabilities"])
-    with aside(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_COLUMNS, *(_PROBABILITY + label for label in labels)])
-        for row in rows:
-            if list(row["probabilities"]) != labels:
-                raise ValueError(f"{row['utterance']!r} has labels {list(row['probabilities'])}, others have {labels}")
-            writer.writerow([*(row[name] for name in _COLUMNS), *map(float, row["probabilities"].values())])
-
-
-def read_predictions(path: str | Path) -> list[dict[str, Any]]:
-    """The rows that `write_predictions` wrote."""
-    with open(path, encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    return [
-        {name: line[name] for name in _COLUMNS}
-        | {
-            "probabilities": {
-                name.removeprefix(_PROBABILITY): float(value)
-                for name, value in line.items()
-                if name.startswith(_PROBABILITY)
-            }
-        }
-        for line in lines
-    ]
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:

@@ -1,18 +1,19 @@
 """How sure a score is: intervals for WA, UA and macro F1 by resampling utterances or speakers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from .metrics import SCORES
+from .predictions import Predictions
 
 _BATCH = 4_000_000  # drawn units held in memory at a time
 
 
 def describe(
-    rows: Sequence[Mapping[str, Any]], *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
+    predictions: Predictions, *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
     """WA, UA and macro F1 of pooled predictions, each with two intervals.
 
@@ -22,35 +23,34 @@ def describe(
     training data: the folds' models are taken as they are. See `bootstrap_interval` for few speakers.
 
     Args:
-        rows: `utterance`, `speaker`, `label` and `prediction`, as `report.read_predictions` gives them, pooled over
-            folds. Rows of several seeds for one utterance are not independent: they are averaged, and drawn together.
+        predictions: Of all folds. Rows of several seeds for one utterance are not independent: they are averaged, and
+            drawn together.
         level: Confidence level.
         num_resamples: Number of resamples.
         seed: Seed of the resampling.
 
     Returns:
-        `level`, `num_resamples`, `num_utterances`, `num_speakers`, `num_seeds` (most rows of an utterance), and for
-        `wa`, `ua` and `f1` a dict of `estimate` (of all utterances pooled, which is not the mean over folds),
-        `utterances` and `speakers`: intervals `[low, high]`, or `None` where there is only one to draw from.
-
-    Raises:
-        ValueError: If there is no row, or rows of one utterance differ in label or speaker.
+        `level`, `num_resamples`, `num_utterances`, `num_speakers` (`None` if unknown), `num_seeds` (most rows of an
+        utterance), and for `wa`, `ua` and `f1` a dict of `estimate` (of all utterances pooled, which is not the mean
+        over folds), `utterances` and `speakers`: intervals `[low, high]`, or `None` where there is only one to draw
+        from, or speakers are unknown.
 
     Example:
         >>> said = [("a", "F", "sad", "sad"), ("b", "F", "sad", "angry"), ("c", "M", "angry", "angry")]
         >>> rows = [dict(zip(("utterance", "speaker", "label", "prediction"), row)) for row in said]
-        >>> describe(rows)["ua"]["estimate"]
+        >>> describe(Predictions.from_rows(rows))["ua"]["estimate"]
         0.75
     """
-    labels = label_names(rows)
-    estimate = scores(confusion_by(rows, unit="utterance", labels=labels)[1].sum(axis=0))
+    estimate = scores(confusion_by(predictions, unit="utterance")[1].sum(axis=0))
     description: dict[str, Any] = {"level": level, "num_resamples": num_resamples}
-    intervals = {}
+    intervals: dict[str, np.ndarray | None] = {}
     for unit in ("utterance", "speaker"):
-        names, counts = confusion_by(rows, unit=unit, labels=labels)
-        description[f"num_{unit}s"] = len(names)
-        intervals[f"{unit}s"] = bootstrap_interval(counts, level=level, num_resamples=num_resamples, seed=seed)
-    description["num_seeds"] = max(np.unique([row["utterance"] for row in rows], return_counts=True)[1].tolist())
+        description[f"num_{unit}s"], intervals[f"{unit}s"] = None, None
+        if unit in predictions.table:
+            names, counts = confusion_by(predictions, unit=unit)
+            description[f"num_{unit}s"] = len(names)
+            intervals[f"{unit}s"] = bootstrap_interval(counts, level=level, num_resamples=num_resamples, seed=seed)
+    description["num_seeds"] = int(predictions.table["utterance"].value_counts().max())
     for index, name in enumerate(SCORES):
         description[name] = {"estimate": float(estimate[index])}
         for unit, interval in intervals.items():
@@ -58,48 +58,29 @@ def describe(
     return description
 
 
-def label_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every label that is true or predicted somewhere, sorted.
-
-    Raises:
-        ValueError: If there is no row.
-    """
-    if not rows:
-        raise ValueError("rows must hold at least one utterance, got none")
-    return sorted({row[name] for row in rows for name in ("label", "prediction")})
-
-
 def confusion_by(
-    rows: Sequence[Mapping[str, Any]], *, unit: str, labels: Sequence[str]
-) -> tuple[list[str], np.ndarray]:
-    """Count true and predicted labels of each utterance or speaker; every utterance counts once.
+    predictions: Predictions, *, unit: str, labels: Sequence[str] | None = None
+) -> tuple[list[Any], np.ndarray]:
+    """Count true and predicted labels of each unit; every utterance counts once, however many rows (seeds) it has.
 
     Args:
-        rows: `utterance`, `speaker`, `label`, `prediction`; an utterance with several rows (seeds) is their mean.
-        unit: `"utterance"` or `"speaker"`.
-        labels: Every label, in the order of the counts.
+        predictions: The table.
+        unit: A column of it: `"utterance"`, `"speaker"`, `"fold"`.
+        labels: Every label, in the order of the counts; default: those of the table.
 
     Returns:
-        Names of the units, and counts, shape `(units, labels, labels)`: true labels down, predicted ones across.
-
-    Raises:
-        ValueError: If rows of one utterance differ in label or speaker.
+        Names of the units, sorted, and counts, shape `(units, labels, labels)`: true labels down, predicted across.
     """
-    known: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        first = known.setdefault(row["utterance"], row)
-        for name in ("label", "speaker"):
-            if row[name] != first[name]:
-                found = f"{row['utterance']!r} has {name} {first[name]!r} and {row[name]!r}"
-                raise ValueError(f"rows of one utterance must agree, {found}")
+    labels = predictions.labels if labels is None else labels
     number = {label: index for index, label in enumerate(labels)}
-    utterances, repeats = np.unique([row["utterance"] for row in rows], return_inverse=True)
-    weights = 1.0 / np.bincount(repeats, minlength=len(utterances))
-    units, places = np.unique([row[unit] for row in rows], return_inverse=True)
-    true, predicted = (np.array([number[row[name]] for row in rows]) for name in ("label", "prediction"))
+    _, repeats = np.unique(predictions.table["utterance"], return_inverse=True)
+    weights = 1.0 / np.bincount(repeats)
+    units, places = np.unique(predictions.table[unit], return_inverse=True)
+    true, predicted = (predictions.table[name].map(number).to_numpy(dtype=np.int64) for name in ("label", "prediction"))
     shape = (len(units), len(labels), len(labels))
     cells = np.ravel_multi_index((places, true, predicted), shape)
-    return units.tolist(), np.bincount(cells, weights=weights[repeats], minlength=np.prod(shape)).reshape(shape)
+    counts = np.bincount(cells, weights=weights[repeats], minlength=int(np.prod(shape)))
+    return units.tolist(), counts.reshape(shape)
 
 
 def scores(counts: np.ndarray) -> np.ndarray:

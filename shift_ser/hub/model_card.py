@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
-from ..evaluation.report import doubt, fold_table, headline, name_of
+from ..evaluation.report import fold_table, headline, intervals_text, name_of
 from ..evaluation.run_folder import fold_folder, read_json, write_text
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from .model_card_text import (
@@ -237,7 +237,7 @@ def _scores(results: Mapping[str, Any]) -> str:
     notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")
     if results["corpus"]["synthetic"]:
         notes.append("**The speech is synthetic; these scores say nothing about emotion in people.**")
-    return f"{' '.join(notes)}\n\n{table}\n{doubt(results)}"
+    return f"{' '.join(notes)}\n\n{table}\n{intervals_text(results)}"
 
 
 def _splits(results: Mapping[str, Any]) -> str:

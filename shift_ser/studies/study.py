@@ -14,7 +14,16 @@ from typing import Any
 import torch
 
 from ..cpu import keep_freed_memory
-from ..evaluation.run_folder import read_json, write_json, write_text
+from ..evaluation.run_folder import (
+    CELL,
+    RESULTS,
+    STUDY_GROUPS,
+    STUDY_ROWS,
+    STUDY_SUMMARY,
+    read_json,
+    write_json,
+    write_text,
+)
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from ..training.arguments import parse_arguments
 from ..training.batching import DataCollatorForShift
@@ -26,7 +35,6 @@ from .table import csv_text, group_table, sentences, study_groups, study_rows
 
 logger = logging.getLogger(__name__)
 
-DONE = "cell.json"  # written last: a cell that has it is whole
 MEASURED_UTTERANCES = 16
 
 
@@ -68,7 +76,7 @@ def run_study(path: str | Path, *, output_dir: str | Path | None = None, jobs: i
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     plan = plan_study(path, output_dir=output_dir)
-    todo = [name for name in plan.cells if not (plan.output_dir / name / DONE).exists()]
+    todo = [name for name in plan.cells if not (plan.output_dir / name / CELL).exists()]
     logger.info(
         "%d places, %d cells, %d of them to run: %s", len(plan.places), len(plan.cells), len(todo), plan.output_dir
     )
@@ -99,7 +107,7 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
         if missing:
             raise RuntimeError("; ".join(f"fold {entry['fold']}: {entry['reason']}" for entry in missing))
         measures = {str(fold.plan.fold): _measure(run, fold) for fold in run.fold_runs if fold.plan.fold in asked}
-    write_json(folder / DONE, {"words": list(words), "folds": measures})
+    write_json(folder / CELL, {"words": list(words), "folds": measures})
     if not keep_models:
         for weights in folder.glob("**/model*.safetensors"):
             weights.unlink()
@@ -206,14 +214,12 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
     """Write tables, figures and summary from the cells that are whole; gives the summary."""
     folder, groups = plan.output_dir, study_groups(plan.output_dir, plan.places)
     folder.mkdir(parents=True, exist_ok=True)
-    corpora = {
-        read_json(folder / group["cells"][0] / "results.json")["corpus"]["description"]: None for group in groups
-    }
+    corpora = {read_json(folder / group["cells"][0] / RESULTS)["corpus"]["description"]: None for group in groups}
     parts = [f"# Study {title}", *corpora]
     if groups:
         rows = study_rows(folder, plan.places)
-        write_text(folder / "study.csv", csv_text(rows))
-        write_text(folder / "summary.csv", csv_text(groups))
+        write_text(folder / STUDY_ROWS, csv_text(rows))
+        write_text(folder / STUDY_GROUPS, csv_text(groups))
         figures = draw_figures(folder, groups, varied=plan.varied)
         parts += [group_table(groups, varied=plan.varied), _LEGEND]
         parts += [f"![{path.stem}]({path.name})" for path in figures]
@@ -224,7 +230,7 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
     if plan.impossible:
         parts += ["## Not possible", "\n".join(f"- {line}" for line in plan.impossible)]
     text = "\n\n".join(parts) + "\n"
-    write_text(folder / "summary.md", text)
+    write_text(folder / STUDY_SUMMARY, text)
     return text
 
 

@@ -3,16 +3,18 @@
 import csv
 import io
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from ..evaluation.comparison import FinishedRun, compare, sentence
 from ..evaluation.metrics import SCORES
+from ..evaluation.predictions import Predictions
 from ..evaluation.report import summarise
-from ..evaluation.run_folder import read_json, read_predictions
+from ..evaluation.run_folder import CELL, RESULTS, read_json
 from ..evaluation.uncertainty import describe
 from .grid import COLUMNS, Place, fraction
 
@@ -35,10 +37,10 @@ def study_rows(output_dir: Path, places: Iterable[Place]) -> list[dict[str, Any]
     rows = []
     for place in places:
         folder = output_dir / place.cell
-        if not (folder / "cell.json").exists():
+        if not (folder / CELL).exists():
             continue
-        measures = read_json(folder / "cell.json")["folds"]
-        for result in read_json(folder / "results.json")["folds"]:
+        measures = read_json(folder / CELL)["folds"]
+        for result in read_json(folder / RESULTS)["folds"]:
             scored = {f"test_{name}": result["test"][name] for name in SCORES}
             for column in SCORED:
                 values = result["columns"].get(column) or {}
@@ -69,24 +71,23 @@ def study_groups(output_dir: Path, places: Iterable[Place]) -> list[dict[str, An
     groups = []
     for key, parts in members.items():
         folders = [output_dir / place.cell for place in parts]
-        if all((folder / "cell.json").exists() for folder in folders):
+        if all((folder / CELL).exists() for folder in folders):
             groups.append({**json.loads(key), "cells": [folder.name for folder in folders], **_scores(folders)})
     return groups
 
 
 def _scores(folders: Sequence[Path]) -> dict[str, Any]:
-    results = [result for folder in folders for result in read_json(folder / "results.json")["folds"]]
-    measures = [fold for folder in folders for fold in read_json(folder / "cell.json")["folds"].values()]
-    rows = [row for folder in folders for row in predictions(folder)]
+    results = [result for folder in folders for result in read_json(folder / RESULTS)["folds"]]
+    measures = [fold for folder in folders for fold in read_json(folder / CELL)["folds"].values()]
+    predictions = _pooled(folders, "").predictions
     summary = summarise(results, num_folds=len(results))
-    labels = Counter(row["label"] for row in rows)
-    floor = 1 / len(rows[0]["probabilities"])
-    found = describe(rows)
+    floor = 1 / len(predictions.labels)
+    found = describe(predictions)
     group: dict[str, Any] = {
         "runs": len(results),
         **{name: summary["test"][name] | _interval(found[name]["speakers"]) for name in SCORES},
         "optimism": summary.get("optimism", {}).get("ua"),
-        "chance": {"wa": max(labels.values()) / len(rows), "ua": floor, "f1": floor},
+        "chance": {"wa": float(np.bincount(predictions.references).max() / len(predictions)), "ua": floor, "f1": floor},
     }
     for name in MEASURED:
         values = [fold[name] for fold in measures if fold.get(name) is not None]
@@ -97,14 +98,6 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
 def _interval(ends: Sequence[float] | None) -> dict[str, float | None]:
     low, high = ends or (None, None)
     return {"low": low, "high": high}
-
-
-def predictions(folder: Path) -> list[dict[str, Any]]:
-    """The predictions of all folds of a cell, each row with its fold."""
-    folds = [result["fold"] for result in read_json(folder / "results.json")["folds"]]
-    return [
-        row | {"fold": fold} for fold in folds for row in read_predictions(folder / f"fold{fold}" / "predictions.csv")
-    ]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -213,7 +206,8 @@ def _sentence(
     )
     if none is None:
         return f"{start}; nothing without a shift is in the grid to compare it with."
-    runs = _pooled(output_dir, best, f"proportion {proportion}"), _pooled(output_dir, none, "no shift")
+    cells = ((best, f"proportion {proportion}"), (none, "no shift"))
+    runs = [_pooled([output_dir / cell for cell in group["cells"]], name) for group, name in cells]
     try:
         found = sentence(compare(*runs), score="ua")
         return f"{start}. {found[0].upper()}{found[1:]}"
@@ -221,8 +215,8 @@ def _sentence(
         return f"{start}; it cannot be compared with no shift: {error}."
 
 
-def _pooled(output_dir: Path, group: Mapping[str, Any], name: str) -> FinishedRun:
-    """The cells of a group, one for each seed, as one run."""
-    runs = [FinishedRun.from_folder(output_dir / cell) for cell in group["cells"]]
+def _pooled(folders: Sequence[Path], name: str) -> FinishedRun:
+    """Cells that differ in their seed, as one run; each of its seeds is that of its cell."""
+    runs = [FinishedRun.from_path(folder) for folder in folders]
     plans = {key: plan for run in runs for key, plan in run.plans.items()}
-    return FinishedRun(name, plans, {key: rows for run in runs for key, rows in run.rows.items()})
+    return FinishedRun(name, Predictions.pooled([run.predictions for run in runs]), plans)

@@ -11,16 +11,31 @@ from typing import Any
 from accelerate import PartialState
 
 from ..evaluation.calibration import describe as describe_calibration
+from ..evaluation.predictions import Predictions
 from ..evaluation.report import (
-    doubt,
     fold_table,
+    intervals_text,
     name_of,
     plot_confusion,
     plot_reliability,
     plot_risk_coverage,
     summarise,
 )
-from ..evaluation.run_folder import fold_folder, read_json, read_predictions, write_json, write_text
+from ..evaluation.run_folder import (
+    CONFUSION,
+    EVALUATION,
+    PLANS,
+    PREDICTIONS,
+    RELIABILITY,
+    RESULTS,
+    RISK_COVERAGE,
+    SETTINGS,
+    TABLE,
+    fold_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .data import SpeechCorpus
@@ -115,7 +130,7 @@ class CrossValidation:
     def table(self, results: dict[str, Any]) -> str:
         """The fold table of what `run` returned, and how far its numbers can be trusted."""
         table = fold_table(results["folds"], num_folds=len(self.fold_runs), missing=results["missing"])
-        return f"{table}\n{doubt(results)}"
+        return f"{table}\n{intervals_text(results)}"
 
     def _fold_runs(self) -> list[FoldRun]:
         runs = []
@@ -165,18 +180,18 @@ class CrossValidation:
             logger.info("fold %d: test utterances whose script is in another part: %s", run.plan.fold, counts)
 
     def _predictions_path(self, run: FoldRun) -> Path:
-        return self.results_dir / run.folder.relative_to(self.output_dir) / "predictions.csv"
+        return self.results_dir / run.folder.relative_to(self.output_dir) / PREDICTIONS
 
     @property
     def results_dir(self) -> Path:
         """Where tables and figures go."""
-        folder = self.output_dir / "evaluation" if self.run_args.evaluate_only else self.output_dir
+        folder = self.output_dir / EVALUATION if self.run_args.evaluate_only else self.output_dir
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _claim_output_dir(self) -> None:
         """Note the run's settings and plans in its folder, or refuse a folder that holds another run."""
-        settings, path = self.settings, self.output_dir / "run.json"
+        settings, path = self.settings, self.output_dir / SETTINGS
         with PartialState().main_process_first():
             if self.run_args.process_index == 0:
                 for part in self.output_dir.rglob("*.part"):  # of a run that was killed while it wrote
@@ -194,51 +209,46 @@ class CrossValidation:
             told = "; ".join(other[:3])
             raise ValueError(f"output_dir must hold no other run, but {str(path.parent)!r} does: {told}")
         if self.run_args.process_index == 0:
-            write_json(self.output_dir / "plans.json", [plan.to_dict() for plan in self.plans])
+            write_json(self.output_dir / PLANS, [plan.to_dict() for plan in self.plans])
 
     def _report(self, results: list[dict[str, Any]], *, missing: list[dict[str, Any]]) -> dict[str, Any]:
         """Write `results.json`, the table and the figures, over the predictions of all folds and seeds."""
-        rows, temperatures = self._pooled(results)
+        predictions = self._pooled(results)
         report = {
             "corpus": asdict(self.corpus.info),
             "settings": self.settings,
             "versions": versions(),
             "summary": summarise(results, num_folds=len(self.fold_runs)),
-            "uncertainty": describe_uncertainty(rows),
-            "calibration": describe_calibration(rows, temperature=temperatures),
+            "uncertainty": describe_uncertainty(predictions),
+            "calibration": describe_calibration(predictions),
             "folds": results,
             "missing": missing,
         }
         if self.run_args.process_index == 0:
-            write_json(self.results_dir / "results.json", report)
-            write_text(self.results_dir / "results.md", f"{self.corpus.info.description}\n\n{self.table(report)}\n")
-            self._plot(rows, temperatures, num_done=len(results))
+            predictions.write(self.results_dir / PREDICTIONS)
+            write_json(self.results_dir / RESULTS, report)
+            write_text(self.results_dir / TABLE, f"{self.corpus.info.description}\n\n{self.table(report)}\n")
+            self._plot(predictions, num_done=len(results))
         PartialState().wait_for_everyone()
         return report
 
-    def _pooled(self, results: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[float] | None]:
-        """The predictions of all folds and seeds, and for each the temperature that its model was given."""
+    def _pooled(self, results: list[dict[str, Any]]) -> Predictions:
+        """The predictions of all folds and seeds, each with the temperature that its model was given."""
         PartialState().wait_for_everyone()  # the main process has written them
-        known = {(run.plan.fold, run.seed): self._predictions_path(run) for run in self.fold_runs}
-        rows, temperatures = [], []
+        known = {(run.plan.fold, run.seed): run for run in self.fold_runs}
+        parts = []
         for result in results:
-            of_fold = read_predictions(known[result["fold"], result["seed"]])
-            rows += of_fold
-            temperatures += [result["temperature"]] * len(of_fold)
-        return rows, None if None in temperatures else temperatures
+            of_fold = known[result["fold"], result["seed"]].predictions()
+            told = result["temperature"]
+            parts.append(of_fold.with_columns(temperature=float("nan") if told is None else told))
+        return Predictions.pooled(parts)
 
-    def _plot(self, rows: list[dict[str, Any]], temperatures: list[float] | None, *, num_done: int) -> None:
+    def _plot(self, predictions: Predictions, *, num_done: int) -> None:
         pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"
         title = f"{pooled}\n{self.corpus.info.title}"
-        plot_confusion(
-            self.results_dir / "confusion.png",
-            references=[row["label"] for row in rows],
-            predictions=[row["prediction"] for row in rows],
-            label_names=self.corpus.labels,
-            title=title,
-        )
-        plot_reliability(self.results_dir / "reliability.png", rows=rows, title=title, temperature=temperatures)
-        plot_risk_coverage(self.results_dir / "risk_coverage.png", rows=rows, title=title)
+        plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
+        plot_reliability(self.results_dir / RELIABILITY, predictions, title=title)
+        plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
 
 
 def versions() -> dict[str, str]:

@@ -5,12 +5,14 @@ from functools import cached_property
 from typing import Any
 
 import datasets
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..corpora import corpus_info, load_corpus
 from ..corpora.corpus import SAMPLING_RATE, Recording, scan_recordings
+from ..evaluation.predictions import PROBABILITY, Predictions
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from .arguments import DataArguments, ModelArguments
 from .feature_cache import FrameCache, FrameDataset, encode_dataset
@@ -28,7 +30,6 @@ class SpeechCorpus:
         info: What the corpus says of itself.
         labels: Class names by index.
         label_of: Class index of each utterance.
-        speaker_of: Speaker of each utterance.
         cache: What of the encoder does not change in training, once `encode` has run.
 
     Raises:
@@ -44,7 +45,6 @@ class SpeechCorpus:
         self.labels: list[str] = self.dataset.features["label"].names
         names = list(self.dataset["utterance"])
         self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))
-        self.speaker_of: dict[str, str] = dict(zip(names, self.dataset["speaker"], strict=True))
         self.cache: FrameCache | None = None
         self._row_of = {utterance: row for row, utterance in enumerate(names)}
 
@@ -94,20 +94,17 @@ class SpeechCorpus:
             rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds
         )
 
-    def prediction_rows(self, utterances: Sequence[str], logits: torch.Tensor) -> list[dict[str, Any]]:
-        """What `report.write_predictions` takes, from logits `(utterances, labels)`."""
-        rows = []
-        for utterance, scores in zip(utterances, logits.double().softmax(dim=-1).tolist(), strict=True):
-            rows.append(
-                {
-                    "utterance": utterance,
-                    "speaker": self.speaker_of[utterance],
-                    "label": self.labels[self.label_of[utterance]],
-                    "prediction": self.labels[scores.index(max(scores))],
-                    "probabilities": dict(zip(self.labels, scores, strict=True)),
-                }
-            )
-        return rows
+    def predictions(self, utterances: Sequence[str], logits: torch.Tensor, *, fold: int, seed: int) -> Predictions:
+        """The table of predictions of a fold's model, from logits `(utterances, labels)`."""
+        rows = self.dataset.select([self._row_of[utterance] for utterance in utterances]).select_columns(
+            [name for name in ("utterance", "speaker", "session") if name in self.dataset.column_names]
+        )
+        shares = pd.DataFrame(
+            logits.double().softmax(dim=-1).numpy(), columns=[PROBABILITY + label for label in self.labels]
+        )
+        known = {name: [str(value) for value in rows[name]] for name in rows.column_names}
+        labels = [self.labels[self.label_of[utterance]] for utterance in utterances]
+        return Predictions(shares.assign(**known, label=labels, fold=fold, seed=seed))
 
 
 class WaveformDataset(Dataset[dict[str, Any]]):

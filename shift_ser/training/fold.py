@@ -17,8 +17,17 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..cpu import use_matrix_convolutions
 from ..evaluation.calibration import temperature_of
 from ..evaluation.metrics import SCORES, compute_metrics
+from ..evaluation.predictions import Predictions
 from ..evaluation.report import headline
-from ..evaluation.run_folder import read_json, write_json, write_predictions
+from ..evaluation.run_folder import (
+    CHECKPOINTS,
+    FOLD_FAILURE,
+    FOLD_RESULT,
+    PREDICTIONS,
+    VALIDATION_PREDICTIONS,
+    read_json,
+    write_json,
+)
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .arguments import ModelArguments, RunArguments
 from .batching import DataCollatorForShift
@@ -61,17 +70,36 @@ class FoldRun:
     ) -> None:
         self.corpus, self.plan, self.model_args, self.run_args = corpus, plan, model_args, run_args
         self.seed, self.folder, self.name = seed, folder, name
+        self._predictions: Predictions | None = None
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What `run` returned, if the fold is whole."""
-        path = self.folder / "result.json"
+        path = self.folder / FOLD_RESULT
         return read_json(path) if path.exists() else None
+
+    def predictions(self) -> Predictions:
+        """What the fold's model said of its test set: of this call, else as it was written, else scored again."""
+        if self._predictions is None:
+            path = self.folder / PREDICTIONS
+            try:
+                written = Predictions.read(path)
+                if set(written.table["utterance"]) != set(self.plan.test):
+                    raise ValueError(
+                        f"{str(path)!r} must hold the {len(self.plan.test)} utterances of the test set,"
+                        f" got {len(written)}"
+                    )
+                self._predictions = written
+            except (OSError, ValueError) as error:
+                logger.warning("%s is scored again from its saved model: %s", self.name, error)
+                self.evaluate(path)
+        assert self._predictions is not None  # evaluate has made them
+        return self._predictions
 
     @property
     def failure(self) -> str | None:
         """Why the last try failed, if it did."""
-        path = self.folder / "failed.json"
+        path = self.folder / FOLD_FAILURE
         return read_json(path)["reason"] if path.exists() else None
 
     def run(self) -> dict[str, Any]:
@@ -79,21 +107,22 @@ class FoldRun:
 
         The temperature is that of the selected model also after a refit, which has trained on what it is fitted to.
         """
-        (self.folder / "failed.json").unlink(missing_ok=True)
+        (self.folder / FOLD_FAILURE).unlink(missing_ok=True)
         trainer, encoder = self._train(self.plan.train)
         result = self._describe(trainer)
-        result["temperature"], files = None, {}
+        result["temperature"] = None
+        files: dict[str, Predictions] = {}
         if self.run_args.selects:
             trainer.load_selected()
-            _, files["validation_predictions.csv"] = self._score(trainer, self.plan.validation)
-            result["temperature"] = temperature_of(files["validation_predictions.csv"])
+            _, files[VALIDATION_PREDICTIONS] = self._score(trainer, self.plan.validation)
+            result["temperature"] = temperature_of(files[VALIDATION_PREDICTIONS])
         if self.run_args.refit:
             both = {*self.plan.train, *self.plan.validation}
             train = [utterance for utterance in self.corpus.label_of if utterance in both]
             trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
             result["refit_history"] = _history(trainer.state.log_history)
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
-        result["test"], files["predictions.csv"] = self._score(trainer, self.plan.test)
+        result["test"], files[PREDICTIONS] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
         weights = trainer.all_weights()
         trainer.model.shift_ser.encoder = encoder
@@ -102,10 +131,11 @@ class FoldRun:
             weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
             trainer.model.save_pretrained(self.folder, state_dict=weights)
             self.corpus.feature_extractor.save_pretrained(self.folder)
-            for file, rows in files.items():
-                write_predictions(self.folder / file, rows=rows)
-            write_json(self.folder / "result.json", result)
+            for file, predictions in files.items():
+                predictions.write(self.folder / file)
+            write_json(self.folder / FOLD_RESULT, result)
             self.tidy()
+        self._predictions = files[PREDICTIONS]
         PartialState().wait_for_everyone()
         return result
 
@@ -123,10 +153,10 @@ class FoldRun:
             raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
         model = ShiftForSequenceClassification.from_pretrained(self.folder)
         self.take_encoder(model)
-        scores, rows = self._score(self._trainer(model), self.plan.test)
+        scores, self._predictions = self._score(self._trainer(model), self.plan.test)
         if self.run_args.process_index == 0:
             predictions_path.parent.mkdir(parents=True, exist_ok=True)
-            write_predictions(predictions_path, rows=rows)
+            self._predictions.write(predictions_path)
             self.tidy()  # every Trainer makes a folder
         return {**result, "test": scores, "columns": {**result["columns"], headline(result): scores}}
 
@@ -134,13 +164,13 @@ class FoldRun:
         """Write down why the fold failed, if the disk lets us."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "failed.json", {"fold": self.plan.fold, "seed": self.seed, "reason": reason})
+            write_json(self.folder / FOLD_FAILURE, {"fold": self.plan.fold, "seed": self.seed, "reason": reason})
         except OSError as error:
             logger.error("%s: its reason could not be written down: %s", self.name, error)
 
     def tidy(self) -> None:
         """Remove the checkpoints of a finished fold."""
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def _train(
         self, utterances: Sequence[str], *, refit_epochs: float | None = None
@@ -197,7 +227,7 @@ class FoldRun:
     ) -> ShiftTrainer:
         run_args = copy.copy(self.run_args)
         run_args.seed = self.seed
-        run_args.output_dir = str(self.folder / "checkpoints" / ("train" if refit_epochs is None else "refit"))
+        run_args.output_dir = str(self.folder / CHECKPOINTS / ("train" if refit_epochs is None else "refit"))
         run_args.push_to_hub = False  # the run is pushed, not its checkpoints
         if refit_epochs is not None:
             run_args.num_train_epochs = refit_epochs
@@ -217,11 +247,12 @@ class FoldRun:
             trainer.remove_callback(callback)
         return trainer
 
-    def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """WA, UA and F1 of the utterances, and a row for each of them."""
+    def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], Predictions]:
+        """WA, UA and F1 of the utterances, and what was predicted for each of them."""
         output = trainer.predict(self.corpus.examples(utterances), metric_key_prefix="test")
         scores = {name: output.metrics[f"test_{name}"] for name in SCORES}
-        return scores, self.corpus.prediction_rows(utterances, torch.from_numpy(output.predictions))
+        logits = torch.from_numpy(output.predictions)
+        return scores, self.corpus.predictions(utterances, logits, fold=self.plan.fold, seed=self.seed)
 
     def _describe(self, trainer: ShiftTrainer) -> dict[str, Any]:
         """What is known of a trained fold before its model is chosen and scored."""

@@ -10,17 +10,17 @@ from scipy.special import softmax
 
 from shift_ser.evaluation.calibration import (
     apply_temperature,
-    arrays,
     calibration_error,
     describe,
     fit_temperature,
     negative_log_likelihood,
+    probabilities_of,
     reliability_table,
     risk_coverage,
     temperature_of,
 )
+from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.report import plot_reliability, plot_risk_coverage
-from shift_ser.evaluation.run_folder import read_predictions, write_predictions
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -33,12 +33,11 @@ def drawn(num=400, *, sharpness=2.5, seed=0, labels=4):
     return sharpness * logits, references
 
 
-def rows_of(probabilities, references):
-    return [
-        {"utterance": f"u{i}", "speaker": "s", "label": LABELS[reference], "prediction": LABELS[shares.argmax()],
-         "probabilities": dict(zip(LABELS, shares.tolist(), strict=True))}
-        for i, (shares, reference) in enumerate(zip(probabilities, references, strict=True))
-    ]  # fmt: skip
+def predictions_of(probabilities, references):
+    return Predictions.from_rows(
+        {"utterance": f"u{i}", "label": LABELS[reference], "probabilities": dict(zip(LABELS, shares, strict=True))}
+        for i, (shares, reference) in enumerate(zip(probabilities.tolist(), references, strict=True))
+    )
 
 
 def loop_error(probabilities, references, num_bins):
@@ -122,7 +121,7 @@ def test_probabilities_and_shifted_logits_give_the_same_temperature():
     shares = softmax(logits, axis=1)
     assert fit_temperature(np.log(shares), references=references) == pytest.approx(fitted)
     assert fit_temperature(logits + np.arange(200)[:, None], references=references) == pytest.approx(fitted)
-    assert temperature_of(rows_of(shares, references)) == pytest.approx(fitted)
+    assert temperature_of(predictions_of(shares, references)) == pytest.approx(fitted)
     np.testing.assert_allclose(apply_temperature(shares, fitted), softmax(logits / fitted, axis=1), atol=1e-12)
 
 
@@ -138,7 +137,7 @@ def test_sets_that_tell_no_temperature(caplog):
     assert fit_temperature(np.full((6, 2), 7.0), references=right) == 1  # all the same: nothing to divide
     assert fit_temperature(np.zeros((1, 3)), references=[2]) == 1
     assert not caplog.messages
-    hard = rows_of(np.eye(4)[[0, 0, 1, 0]], [0, 0, 1, 1])  # sure, and once wrong
+    hard = predictions_of(np.eye(4)[[0, 0, 1, 0]], [0, 0, 1, 1])  # sure, and once wrong
     assert temperature_of(hard) == 20
 
 
@@ -177,9 +176,10 @@ def test_equal_confidences_count_with_the_mean_over_their_orders():
 def test_describe_gives_each_number():
     logits, references = drawn(200)
     shares = softmax(logits, axis=1)
-    rows = rows_of(shares, references)
+    rows = predictions_of(shares, references)
     temperature = temperature_of(rows)
-    described = describe(rows, temperature=temperature)
+    rows = rows.with_columns(temperature=temperature)
+    described = describe(rows)
     after = softmax(logits / temperature, axis=1)
     risks = loop_risks(after, references)
     at = described.pop("accuracy_at")
@@ -194,38 +194,29 @@ def test_describe_gives_each_number():
     )  # fmt: skip
     assert at == pytest.approx({"50%": 1 - risks[99], "80%": 1 - risks[159], "100%": 1 - risks[199]})
     assert described["ece_after"] < described["ece_before"] and described["nll_after"] < described["nll_before"]
-    assert json.loads(json.dumps(describe(rows, temperature=temperature))) == {**described, "accuracy_at": at}
+    assert json.loads(json.dumps(describe(rows))) == {**described, "accuracy_at": at}
 
 
 def test_describe_without_and_with_several_temperatures():
     logits, references = drawn(200)
-    rows = rows_of(softmax(logits, axis=1), references)
-    described = describe(rows)
+    shares = softmax(logits, axis=1)
+    said = predictions_of(shares, references)
+    described = describe(said)
     assert described["temperature"] is described["ece_after"] is described["nll_after"] is None
-    assert describe(rows, temperature=1.0)["nll_after"] == pytest.approx(described["nll_before"])
-    assert describe(rows, temperature=[2.0] * 200) == describe(rows, temperature=2.0)
-    each = [2.0] * 100 + [4.0] * 100
-    several = describe(rows, temperature=each)
-    halves = [describe(rows[:100], temperature=2.0), describe(rows[100:], temperature=4.0)]
+    assert describe(said.with_columns(temperature=1.0))["nll_after"] == pytest.approx(described["nll_before"])
+    assert describe(said.with_columns(temperature=[2.0] * 199 + [None]))["nll_after"] is None
+    several = describe(said.with_columns(temperature=[2.0] * 100 + [4.0] * 100))
+    halves = [describe(predictions_of(shares[half], references[half]).with_columns(temperature=temperature))
+              for half, temperature in ((slice(100), 2.0), (slice(100, 200), 4.0))]  # fmt: skip
     assert several["temperature"] == [2.0, 4.0]
     assert several["nll_after"] == pytest.approx(np.mean([half["nll_after"] for half in halves]))
-    assert describe(rows[:1], temperature=2.0)["accuracy_at"]["50%"] in (0.0, 1.0)
-
-
-def test_rows_that_were_on_disk_give_the_same_numbers(tmp_path):
-    logits, references = drawn(50)
-    rows = rows_of(softmax(logits, axis=1), references)
-    write_predictions(tmp_path / "predictions.csv", rows=rows)
-    assert describe(read_predictions(tmp_path / "predictions.csv")) == describe(rows)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: arrays([]), "rows must hold at least one utterance, got none"),
-        (lambda: arrays([*rows_of(np.eye(4), range(4)), {"label": "sad", "probabilities": {"sad": 1.0}}]),
-         r"rows must have the labels \['angry', .*\], got \['sad'\] and 'sad'"),
-        (lambda: describe([{"label": "bored", "probabilities": {"sad": 1.0}}]), "got .* and 'bored'"),
+        (lambda: probabilities_of(Predictions.from_rows([{"utterance": "u", "label": "sad", "prediction": "sad"}])),
+         r"must have probabilities p_<label>, got the columns \['utterance', 'label', 'prediction'\]"),
         (lambda: calibration_error(np.eye(2), references=np.zeros(3)), r"got \(2, 2\) and \(3,\)"),
         (lambda: risk_coverage(np.zeros((0, 4)), references=np.zeros(0)), r"none of them 0, got \(0, 4\) and \(0,\)"),
         (lambda: fit_temperature(np.array([[0.0, np.nan]]), references=[0]), "the top one finite, got .*nan"),
@@ -250,11 +241,11 @@ def test_a_logit_of_minus_infinity_is_a_probability_of_0():
 @pytest.mark.parametrize("temperature", [None, 2.5])
 def test_figures_are_drawn(tmp_path, temperature, caplog):
     logits, references = drawn(300)
-    rows = rows_of(softmax(logits, axis=1), references)
+    said = predictions_of(softmax(logits, axis=1), references).with_columns(temperature=temperature)
     with caplog.at_level(logging.WARNING):
-        plot_reliability(tmp_path / "reliability.png", rows=rows, title="Reliability", temperature=temperature)
-        plot_risk_coverage(tmp_path / "risk.png", rows=rows, title="Risk")
-        plot_risk_coverage(tmp_path / "one.png", rows=rows[:1], title="One utterance")
+        plot_reliability(tmp_path / "reliability.png", said, title="Reliability")
+        plot_risk_coverage(tmp_path / "risk.png", said, title="Risk")
+        plot_risk_coverage(tmp_path / "one.png", Predictions(said.table[:1]), title="One utterance")
     for name in ("reliability", "risk", "one"):
         image = matplotlib.image.imread(tmp_path / f"{name}.png")
         assert image.shape[0] > 300 and image[..., :3].std() > 0.05

@@ -5,27 +5,28 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score
-from test_uncertainty import LABELS, by_sklearn, predicted
+from test_uncertainty import by_sklearn, predicted
 
-from shift_ser.evaluation.comparison import FinishedRun, compare, sentence
+from shift_ser.evaluation.comparison import FinishedRun, compare, sentence, settings_line
 from shift_ser.evaluation.metrics import SCORES
-from shift_ser.evaluation.run_folder import write_json, write_predictions
+from shift_ser.evaluation.predictions import Predictions
+from shift_ser.evaluation.run_folder import write_json
 
 
 def run(name, right, *, seeds=(0,), num=200, speakers=10, plan="p"):
     """Five folds of two speakers each, if there are ten."""
-    plans, rows = {}, {}
+    plans, rows = {}, []
     for seed in seeds:
         made = predicted(num, speakers=speakers, right=right, seed=hash((seed, right)) % 1000)
-        for fold in range(1, 6):
+        for row in made:
+            fold = int(row["speaker"][1:]) // 2 + 1
             plans[fold, seed] = f"{plan}{fold}"
-            rows[fold, seed] = [row for row in made if int(row["speaker"][1:]) // 2 + 1 == fold]
-    return FinishedRun(name, plans, rows)
+            rows.append({**row, "fold": fold, "seed": seed})
+    return FinishedRun(name, Predictions.from_rows(rows), plans)
 
 
 def pooled(run):
-    return [row for rows in run.rows.values() for row in rows]
+    return run.predictions.rows
 
 
 def exact_p(one, other, score):
@@ -64,11 +65,9 @@ def test_difference_and_effect_size_are_those_of_plain_scores():
     assert wa["effect_size"] == pytest.approx(t.statistic / np.sqrt(10))
     assert wa["interval"] == pytest.approx(tuple(t.confidence_interval()), abs=0.02)
     assert wa["p"] == pytest.approx(t.pvalue, abs=0.02)
-    f1 = [
-        [f1_score(*([row[name] for row in each.rows[fold, seed]] for name in ("label", "prediction")), average="macro")
-         for fold in range(1, 6) for seed in (0, 1)]
-        for each in (one, other)
-    ]  # fmt: skip
+    f1 = [by_sklearn([row for row in pooled(each) if (row["fold"], row["seed"]) == (fold, seed)])[2]
+          for each in (one, other) for fold in range(1, 6) for seed in (0, 1)]  # fmt: skip
+    f1 = np.reshape(f1, (2, 10))
     assert comparison["f1"]["difference"] == pytest.approx(np.mean(f1[0]) - np.mean(f1[1]), abs=0.02)
 
 
@@ -84,7 +83,7 @@ def test_the_other_way_round_everything_is_mirrored():
 
 def test_many_speakers_are_flipped_at_random():
     one, other = (
-        FinishedRun(f"{right}", {(1, 0): "p"}, {(1, 0): predicted(300, speakers=30, right=right)})
+        FinishedRun(f"{right}", Predictions.from_rows(predicted(300, speakers=30, right=right)))
         for right in (0.6, 0.55)
     )
     p = compare(one, other)["wa"]["p"]
@@ -138,7 +137,13 @@ def test_a_run_is_as_good_as_itself():
 
 def changed(**cell):
     other = run("B", 0.5)
-    return FinishedRun("B", other.plans, other.rows | {(3, 0): [other.rows[3, 0][0] | cell, *other.rows[3, 0][1:]]})
+    rows = [row | (cell if row["utterance"] == "u4" else {}) for row in pooled(other)]
+    return FinishedRun("B", Predictions.from_rows(rows), other.plans)
+
+
+def without(*columns):
+    other = run("B", 0.5)
+    return FinishedRun("B", Predictions(other.predictions.table.drop(columns=[*columns])))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +153,8 @@ def changed(**cell):
         (run("B", 0.5, seeds=(7,)), "same folds and seeds, only A has fold 1 with seed 0"),
         (run("B", 0.5, plan="q"), "same plans, got p1 and q1 in fold 1 with seed 0"),
         (run("B", 0.5, num=199), "same utterances, only A has 'u199' in fold 5 with seed 0"),
+        (without("seed"), "the same columns, only A has seed"),
+        (without("speaker"), "a column speaker to be compared, B has none"),
         (changed(label="bored"), r"agree on the label of 'u4', got \('\w+', 'bored'\) in fold 3 with seed 0"),
         (changed(speaker="s5"), r"agree on the speaker of 'u4', got \('s4', 's5'\) in fold 3"),
         (changed(utterance="v"), "same utterances, only A has 'u4' in fold 3"),
@@ -159,37 +166,52 @@ def test_runs_that_cannot_be_compared(other, message):
 
 
 def test_too_little_to_compare():
-    one = FinishedRun("A", {(1, 0): "p"}, {(1, 0): predicted(9, speakers=1)})
+    one = Predictions.from_rows(predicted(9, speakers=1))
     with pytest.raises(ValueError, match=r"at least two speakers to be compared, got \['s0'\]"):
         compare(one, one)
-    with pytest.raises(ValueError, match="finished folds to be compared, A has none"):
-        compare(FinishedRun("A", {}, {}), one)
 
 
-def write_run(folder, made, *, seeds=None):
+def write_run(folder, made, *, pooled=True, **settings):
+    """A run's folder; without `pooled` as an older version left it, each fold's predictions in its own folder."""
+    seeds = sorted({seed for _, seed in made.plans})
+    settings = {"seeds": seeds if len(seeds) > 1 else None, "plans": made.name, **settings}
     results = [{"fold": fold, "seed": seed, "plan": plan} for (fold, seed), plan in made.plans.items()]
+    folder.mkdir()
     for result in results:
-        place = folder / (f"seed{result['seed']}" if seeds else "") / f"fold{result['fold']}"
+        place = folder / (f"seed{result['seed']}" if len(seeds) > 1 else "") / f"fold{result['fold']}"
         place.mkdir(parents=True)
-        rows = [
-            {**row, "probabilities": dict.fromkeys(LABELS, 0.25)} for row in made.rows[result["fold"], result["seed"]]
-        ]
-        write_predictions(place / "predictions.csv", rows=rows)
-    write_json(folder / "results.json", {"settings": {"seeds": seeds}, "folds": results})
+        table = made.predictions.table
+        here = table[(table["fold"] == result["fold"]) & (table["seed"] == result["seed"])]
+        Predictions(here.drop(columns=["fold", "seed"])).write(place / "predictions.csv")
+    if pooled:
+        made.predictions.write(folder / "predictions.csv")
+    write_json(folder / "results.json", {"settings": settings, "folds": results})
     return folder
 
 
-@pytest.mark.parametrize("seeds", [None, [0, 1]])
-def test_runs_are_read_from_their_folders(tmp_path, seeds, monkeypatch, capsys):
-    made = [run(name, right, seeds=seeds or (0,)) for name, right in (("one", 0.8), ("other", 0.4))]
-    folders = [write_run(tmp_path / each.name, each, seeds=seeds) for each in made]
-    comparison = compare(*map(FinishedRun.from_folder, folders))
-    assert comparison == compare(*made)
+@pytest.mark.parametrize(("seeds", "pooled"), [((0,), True), ((0, 1), True), ((0,), False), ((0, 1), False)])
+def test_runs_are_read_from_their_folders(tmp_path, seeds, pooled, monkeypatch, capsys):
+    made = [run(name, right, seeds=seeds) for name, right in (("one", 0.8), ("other", 0.4))]
+    folders = [write_run(tmp_path / each.name, each, pooled=pooled, head_type=each.name) for each in made]
+    comparison = compare(*folders)
+    assert comparison == {**compare(*made), "settings": {"head_type": ["one", "other"]}}
     monkeypatch.setattr(sys, "argv", ["compare_runs.py", *map(str, folders)])
     runpy.run_path("examples/compare_runs.py", run_name="__main__")
-    assert capsys.readouterr().out.splitlines() == [sentence(comparison, score=name) for name in SCORES]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [*(sentence(comparison, score=name) for name in SCORES), settings_line(comparison)]
+    assert lines[-1] == "Settings that differ (one, other): head_type (one, other)."
+
+
+def test_files_of_predictions_are_compared_as_runs_are(tmp_path):
+    made = [run(name, right) for name, right in (("one", 0.8), ("other", 0.4))]
+    for each in made:
+        each.predictions.write(tmp_path / f"{each.name}.csv")
+    comparison = compare(*(tmp_path / f"{each.name}.csv" for each in made))
+    assert comparison == compare(*made) and settings_line(comparison) == ""
+    shuffled = Predictions(made[1].predictions.table.sample(frac=1, random_state=0))
+    assert compare(made[0].predictions, shuffled)["ua"] == comparison["ua"]
 
 
 def test_a_run_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"folder of a finished run, there is no .*nowhere.results\.json"):
-        FinishedRun.from_folder(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"or a file of predictions, there is no .*nowhere.results\.json"):
+        compare(tmp_path / "nowhere", tmp_path)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from shift_ser.evaluation.metrics import SCORES
-from shift_ser.evaluation.report import COLUMNS, doubt, fold_table, headline, summarise
+from shift_ser.evaluation.report import COLUMNS, fold_table, headline, intervals_text, summarise
 
 
 def fold(number: int, wa: float, *, seed: int = 0, gap: float = 0.125, kind: str = "selected") -> dict:
@@ -109,14 +109,16 @@ def test_table_says_what_is_missing_and_why():
     assert notes(table)[-1] == "- Missing: fold 2: not run"
 
 
-def test_doubt_names_what_was_drawn_anew_and_leaves_out_what_cannot_be():
+def test_intervals_name_what_was_drawn_anew_and_leave_out_what_cannot_be():
     said = {"level": 0.95, "num_utterances": 80, "num_speakers": 1}
     said |= {name: {"estimate": 0.7, "utterances": [0.61, 0.795], "speakers": None} for name in SCORES}
     calibration = {"ece_before": 0.123, "ece_after": None, "accuracy_at": {"50%": 0.9, "100%": 0.7}}
-    assert doubt({"uncertainty": said, "calibration": calibration}).splitlines() == [
+    assert intervals_text({"uncertainty": said, "calibration": calibration}).splitlines() == [
         "- 95% interval, 80 utterances drawn anew, all folds pooled: "
         "WA 61.0 to 79.5, UA 61.0 to 79.5, F1 61.0 to 79.5.",
         "- Calibration error 12.3; right among the most confident: 90.0 of 50%, 70.0 of 100%.",
     ]
-    lines = doubt({"uncertainty": said, "calibration": calibration | {"ece_after": 0.05}}).splitlines()
+    unknown = intervals_text({"uncertainty": said, "calibration": None})
+    assert unknown.splitlines()[-1] == "- No probabilities: calibration is not known."
+    lines = intervals_text({"uncertainty": said, "calibration": calibration | {"ece_after": 0.05}}).splitlines()
     assert lines[-1].startswith("- Calibration error 12.3, with the temperature of the validation set 5.0; right among")

@@ -1,18 +1,11 @@
-import csv
 import os
 
 import matplotlib.image
-import numpy as np
 import pytest
 
+from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.report import plot_confusion
-from shift_ser.evaluation.run_folder import (
-    fold_folder,
-    read_json,
-    read_predictions,
-    write_json,
-    write_predictions,
-)
+from shift_ser.evaluation.run_folder import fold_folder, read_json, write_json
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -51,35 +44,6 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["results.json"]
 
 
-def prediction(utterance: str, probabilities) -> dict:
-    named = dict(zip(LABELS, probabilities, strict=True))
-    best = max(named, key=named.get)
-    row = {"utterance": utterance, "speaker": utterance[:6], "label": "sad", "prediction": best}
-    return {**row, "probabilities": named}
-
-
-def test_predictions_come_back_with_every_digit(tmp_path):
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(4), size=20)
-    rows = [prediction(f'Ses01F_impro01_"{i},', row) for i, row in enumerate(probabilities)]
-    write_predictions(tmp_path / "predictions.csv", rows=iter(rows))
-    assert read_predictions(tmp_path / "predictions.csv") == rows
-    with open(tmp_path / "predictions.csv", newline="") as file:
-        header = next(csv.reader(file))
-    assert header == ["utterance", "speaker", "label", "prediction", "p_angry", "p_happy", "p_neutral", "p_sad"]
-
-
-def test_predictions_must_be_there_and_agree_on_the_labels(tmp_path):
-    path = tmp_path / "predictions.csv"
-    good = prediction("Ses01F_impro01_F000", [0.1, 0.2, 0.3, 0.4])
-    write_predictions(path, rows=[good])
-    with pytest.raises(ValueError, match="at least one utterance, got none"):
-        write_predictions(path, rows=[])
-    with pytest.raises(ValueError, match=r"'b' has labels \['sad'\], others have \['angry', 'happy'"):
-        write_predictions(path, rows=[good, {**good, "utterance": "b", "probabilities": {"sad": 1.0}}])
-    assert read_predictions(path) == [good]
-    assert os.listdir(tmp_path) == ["predictions.csv"]
-
-
 def test_confusion_matrix_is_drawn_with_row_percentages_and_counts(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
@@ -88,9 +52,12 @@ def test_confusion_matrix_is_drawn_with_row_percentages_and_counts(tmp_path, mon
     )  # fmt: skip
     references = ["angry"] * 3 + ["happy"] * 4 + ["sad"]
     predicted = ["angry", "angry", "sad", "happy", "happy", "happy", "angry", "sad"]
-    plot_confusion(
-        tmp_path / "confusion.png", references=references, predictions=predicted, label_names=LABELS, title="Title"
-    )
+    rows = [
+        {"utterance": f"u{i}", "label": true, "prediction": guess}
+        | {"probabilities": {label: float(label == guess) for label in LABELS}}
+        for i, (true, guess) in enumerate(zip(references, predicted, strict=True))
+    ]
+    plot_confusion(tmp_path / "confusion.png", Predictions.from_rows(rows), title="Title")
     for row, true in enumerate(LABELS):
         answers = [p for r, p in zip(references, predicted, strict=True) if r == true]
         for column, label in enumerate(LABELS):

@@ -13,7 +13,8 @@ from shift_ser import ShiftConfig, ShiftFeatureExtractor
 from shift_ser.corpora.corpus import read_audio
 from shift_ser.evaluation import calibration, uncertainty
 from shift_ser.evaluation.metrics import SCORES
-from shift_ser.evaluation.run_folder import read_json, read_predictions
+from shift_ser.evaluation.predictions import COLUMNS, Predictions
+from shift_ser.evaluation.run_folder import read_json
 from shift_ser.recipes import find_recipe, recipe_names
 from shift_ser.training.arguments import parse_arguments
 from shift_ser.training.cross_validation import CrossValidation
@@ -38,7 +39,7 @@ def test_a_run_leaves_results_predictions_figure_and_models(finished, small_corp
     assert results["missing"] == [] and {result["seed"] for result in results["folds"]} == {run.run_args.seed}
     for result in results["folds"]:
         folder = run.output_dir / f"fold{result['fold']}"
-        rows = read_predictions(folder / "predictions.csv")
+        rows = Predictions.read(folder / "predictions.csv").rows
         assert len(rows) == result["num_test"] == 8
         assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold']}"}
         assert result["test"] == pytest.approx(scikit_learn(rows))
@@ -62,7 +63,7 @@ def test_the_saved_model_gives_the_predictions_on_file_through_the_pipeline(fini
     run, _ = finished
     folder = run.output_dir / "fold2"
     classify = pipeline("audio-classification", model=str(folder), top_k=None)
-    for row in read_predictions(folder / "predictions.csv")[:3]:
+    for row in Predictions.read(folder / "predictions.csv").rows[:3]:
         speech = read_audio(next(small_corpus.rglob(f"wav/*/{row['utterance']}.wav")))[: int(7.5 * 16000)]
         scores = {entry["label"]: entry["score"] for entry in classify(speech)}
         assert scores == pytest.approx(row["probabilities"], abs=1e-5)
@@ -76,7 +77,7 @@ def test_the_selected_epoch_is_the_best_on_the_validation_set_and_the_columns_ar
         best = int(np.argmax([entry["eval_validation_ua"] for entry in epochs]))
         assert len(epochs) == 2 and result["selected_epoch"] == 1 + best
         assert result["validation"] == {name: epochs[best][f"eval_validation_{name}"] for name in SCORES}
-        rows = read_predictions(run.output_dir / f"fold{result['fold']}" / "validation_predictions.csv")
+        rows = Predictions.read(run.output_dir / f"fold{result['fold']}" / "validation_predictions.csv").rows
         assert result["validation"] == pytest.approx(scikit_learn(rows))
         assert {row["utterance"][:5] for row in rows} == {f"Ses0{result['fold'] % 5 + 1}"}
         tests = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
@@ -93,7 +94,9 @@ def test_a_refit_has_the_schedule_of_the_training_and_stops_after_the_selected_e
     expected = {"base": 1e-3, "num_steps": 3 * steps, "warmup_steps": 0, "warmup_start": 5e-7, "minimum": 5e-6}
     last = result["refit_history"][-1]["learning_rate"]
     assert selected < 3 and last == pytest.approx(cosine_rate(steps * selected - 1, **expected))
-    rows, validation = (read_predictions(tmp_path / "fold3" / f"{part}predictions.csv") for part in ("", "validation_"))
+    rows, validation = (
+        Predictions.read(tmp_path / "fold3" / f"{part}predictions.csv").rows for part in ("", "validation_")
+    )
     assert result["test"] == result["columns"]["refit"] == pytest.approx(scikit_learn(rows))
     assert result["validation"] == pytest.approx(scikit_learn(validation))
 
@@ -114,7 +117,9 @@ def test_seeds_have_folders_of_their_own_and_the_first_is_the_run_with_that_seed
     results = run.run()
     assert [(entry["seed"], entry["fold"]) for entry in results["folds"]] == [(42, 1), (42, 2), (5, 1), (5, 2)]
     for entry in results["folds"]:
-        rows = read_predictions(tmp_path / "out" / f"seed{entry['seed']}" / f"fold{entry['fold']}" / "predictions.csv")
+        rows = Predictions.read(
+            tmp_path / "out" / f"seed{entry['seed']}" / f"fold{entry['fold']}" / "predictions.csv"
+        ).rows
         assert entry["test"] == pytest.approx(scikit_learn(rows))
     alone = cross_validate(tmp_path / "alone", "--seed", 42, "--folds", 1, *flags).run()
     assert alone["folds"][0] == results["folds"][0] != results["folds"][2]
@@ -154,7 +159,9 @@ def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_
     assert blind == swapped_blind and result["history"] != swapped["history"]
     for name in ("selected_epoch", "validation"):
         assert result[name] == swapped[name]
-    rows = [read_predictions(run / "fold1" / "predictions.csv") for run in (finished[0].output_dir, tmp_path / "out")]
+    rows = [
+        Predictions.read(run / "fold1" / "predictions.csv").rows for run in (finished[0].output_dir, tmp_path / "out")
+    ]
     assert [row["probabilities"] for row in rows[0]] == [row["probabilities"] for row in rows[1]]
     assert [row["label"] for row in rows[0]] != [row["label"] for row in rows[1]]
 
@@ -282,23 +289,41 @@ def test_an_unreadable_recording_is_named_before_training(cross_validate, small_
         run.run()
 
 
+@pytest.mark.parametrize("damage", ["a line less", "half a line", "gone"])
+def test_predictions_that_were_cut_are_made_again_from_the_saved_model(
+    damage, finished, cross_validate, tmp_path, caplog
+):
+    run, results = finished
+    shutil.copytree(run.output_dir, tmp_path / "out")
+    path = tmp_path / "out" / "fold2" / "predictions.csv"
+    whole = Predictions.read(path)
+    text = path.read_text()
+    path.write_text(text[: text.rstrip().rindex("\n") + 1] if damage == "a line less" else text[:-30])
+    if damage == "gone":
+        path.unlink()
+    again = cross_validate(tmp_path / "out").run()
+    assert "fold 2 is scored again from its saved model: " in caplog.text and str(path) in caplog.text
+    assert Predictions.read(path).table.equals(whole.table)
+    assert again["uncertainty"] == results["uncertainty"]
+
+
 def test_settings_are_json(finished):
     assert json.loads(json.dumps(finished[1]["settings"])) == finished[1]["settings"]
 
 
-def test_what_a_run_says_of_its_doubt_is_computed_from_its_predictions(finished):
+def test_intervals_and_calibration_are_computed_from_the_predictions_on_file(finished):
     run, results = finished
-    rows, temperatures = [], []
+    parts = []
     for result in results["folds"]:
         folder = run.output_dir / f"fold{result['fold']}"
-        validation = read_predictions(folder / "validation_predictions.csv")
-        temperature = calibration.temperature_of(validation)
+        temperature = calibration.temperature_of(Predictions.read(folder / "validation_predictions.csv"))
         assert result["temperature"] == temperature == ShiftConfig.from_pretrained(folder).temperature
-        of_fold = read_predictions(folder / "predictions.csv")
-        rows += of_fold
-        temperatures += [temperature] * len(of_fold)
-    assert results["uncertainty"] == uncertainty.describe(rows)
-    assert results["calibration"] == calibration.describe(rows, temperature=temperatures)
+        parts.append(Predictions.read(folder / "predictions.csv").with_columns(temperature=temperature))
+    pooled = Predictions.read(run.output_dir / "predictions.csv")
+    assert pooled.table.equals(Predictions.pooled(parts).table)
+    assert list(pooled.table)[:8] == list(COLUMNS)
+    assert results["uncertainty"] == uncertainty.describe(pooled)
+    assert results["calibration"] == calibration.describe(pooled)
     low, high = (100 * bound for bound in results["uncertainty"]["wa"]["speakers"])
     assert f"WA {low:.1f} to {high:.1f}" in (run.output_dir / "results.md").read_text(encoding="utf-8")
     for figure in ("reliability.png", "risk_coverage.png"):

@@ -193,7 +193,7 @@ def test_a_full_disk_fails_the_fold_which_goes_on_from_its_last_checkpoint(
     assert cross_validate(tmp_path, "--folds", 1).run()["folds"] == finished[1]["folds"][:1]
 
 
-@pytest.mark.parametrize("writer", ["write_predictions", "write_json"])
+@pytest.mark.parametrize("writer", ["Predictions.write", "write_json"])
 def test_a_disk_that_is_full_when_the_fold_is_saved(writer, cross_validate, finished, tmp_path, monkeypatch, caplog):
     """Nothing can be written, not even the reason."""
 

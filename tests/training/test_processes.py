@@ -28,7 +28,8 @@ from transformers import AutoModel, set_seed
 
 from shift_ser import ShiftFeatureExtractor
 from shift_ser.evaluation.metrics import compute_metrics
-from shift_ser.evaluation.run_folder import read_json, read_predictions
+from shift_ser.evaluation.predictions import Predictions
+from shift_ser.evaluation.run_folder import read_json
 from shift_ser.training import feature_cache as frame_cache
 from shift_ser.training.arguments import RunArguments
 from shift_ser.training.feature_cache import encode_dataset
@@ -273,7 +274,7 @@ def test_the_launcher_runs_the_script_in_two_processes_with_the_results_of_one(
     for first, second in zip(one["history"] + one["refit_history"], two["history"] + two["refit_history"], strict=True):
         assert first == pytest.approx(second, abs=1e-4)
     for file in ("predictions.csv", "validation_predictions.csv"):
-        rows = [read_predictions(tmp_path / run / "fold1" / file) for run in ("one", "two")]
+        rows = [Predictions.read(tmp_path / run / "fold1" / file).rows for run in ("one", "two")]
         assert [row["utterance"] for row in rows[0]] == [row["utterance"] for row in rows[1]]
         for first, second in zip(*rows, strict=True):
             assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-4)
