@@ -20,6 +20,7 @@ from ..corpora.corpus import CorpusInfo
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
 from ..evaluation.run_folder import fold_folder, read_json, write_text
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
+from ..training.protocols import protocol_text, protocol_title
 from .model_card_text import (
     ACT,
     CITATION,
@@ -33,7 +34,6 @@ from .model_card_text import (
     SCENARIOS,
     SPEAKERS_UNKNOWN,
     USE,
-    protocol_text,
 )
 
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
@@ -177,7 +177,7 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
         "task_name": "Speech emotion recognition",
         "dataset_type": corpus.hub_dataset or corpus.name,
         "dataset_name": corpus.title,
-        "dataset_config": f"leave one {settings['fold_unit']} out, protocol {protocol}",
+        "dataset_config": f"{protocol_title(settings)}, protocol {protocol}",
         "dataset_split": "test",
         "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)},
     }
@@ -190,7 +190,8 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
             metric_type=kind,
             metric_name=f"{name}, mean of {folds} folds ({protocol})",
             metric_value=round(score["mean"], 4),
-            metric_args=options | {spreads[spread]: round(score[spread], 4) for spread in spreads if spread in score},
+            metric_args=options
+            | {spreads[spread]: round(score[spread], 4) for spread in spreads if score.get(spread) is not None},
         )
         for score, (kind, name, options) in ((summary["test"][key], named[key]) for key in named)
     ]

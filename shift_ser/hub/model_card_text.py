@@ -1,8 +1,5 @@
 """The prose of model cards: what holds for every model, by scenario and protocol; each corpus brings its own."""
 
-from collections.abc import Mapping
-from typing import Any
-
 _SHIFT = "At every step of time a share of the channels is taken from a neighbouring frame"
 HEADS = {
     "linear": ("Linear head", "the masked mean over frames and a linear layer"),
@@ -58,29 +55,6 @@ EPOCHS = {
     "selected": "selected on a validation set",
     "refit": "selected on a validation set, then trained anew on train and validation set",
 }
-_VALIDATIONS = {
-    "session": "the next session (after the last, the first) selects the epoch",
-    "speaker": "one speaker of the next session selects the epoch",
-    "random": "a random fifth of the other utterances (of speakers that train as well) selects the epoch",
-}
-_REFIT = (
-    " Then a new model is trained on the train and the validation set, with the same schedule, and stopped after the"
-    " selected number of epochs; that model is kept and scored."
-)
-_ORACLE = (
-    "No speaker, dialog or recording of the test set is in another part. It is also scored after every epoch, which"
-    " changes nothing in the training: this gives the scores of the last epoch, and the best over all epochs"
-    " (*oracle*). The latter are chosen on the test set and never the result; how much they exceed it is the *optimism"
-    " gap*."
-)
-_BLIND = (
-    "*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {validation} by its {metric}, and the others"
-    f" train. The result is the test score of the selected epoch.{{refit}} {_ORACLE}"
-)
-_AUTHORS = (
-    "*As the authors of the paper, leave one {unit} out.* In each fold one {unit} tests and all others train; nothing"
-    f" selects, so the result is the test score of the last epoch. {_ORACLE}"
-)
 DATA = (
     "The data is {corpus}; licence: {licence}. No audio, transcript or label of it ships with this model. The code is"
     " Apache-2.0; whether and how weights may be shared and used follows the licence of the data and the encoder's own."
@@ -111,12 +85,3 @@ CITATION = """## Citation
 
 Shen, Liu, Wang, Wang, Zhou: *Temporal Shift Module with Pretrained Representations for Speech Emotion Recognition*,
 Intelligent Computing 3:0073, 2024, [doi 10.34133/icomputing.0073](https://doi.org/10.34133/icomputing.0073)."""
-
-
-def protocol_text(settings: Mapping[str, Any]) -> str:
-    """How a run with these settings (`protocol`, `fold_unit`, `validation`, ...) trains, selects and tests."""
-    unit = settings["fold_unit"]
-    if settings["protocol"] == "authors":
-        return _AUTHORS.format(unit=unit)
-    validation, refit = _VALIDATIONS[settings["validation"]], _REFIT if settings["refit"] else ""
-    return _BLIND.format(unit=unit, validation=validation, metric=settings["selection_metric"].upper(), refit=refit)

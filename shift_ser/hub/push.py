@@ -145,7 +145,7 @@ def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         ({'fold': 2, 'validation': {'ua': 0.75}}, ', which has the best UA on its validation set (75.00%)')
     """
     settings, folds = results["settings"], results["folds"]
-    if settings["protocol"] == "authors":
+    if folds[0]["validation"] is None:
         return folds[0], ", the first, after its last epoch: nothing was selected"
     metric = settings["selection_metric"]
     best = max(folds, key=lambda result: result["validation"][metric])

@@ -147,12 +147,17 @@ class RunArguments(TrainingArguments):
     """
 
     output_dir: str = _option("folder of this run: results, and a saved model per fold", "runs/shift_ser")
-    protocol: str = _option(f"whether anything selects the epoch, one of {PROTOCOLS}", "test_blind")
+    protocol: str = _option(
+        f"how the corpus is divided; {'; '.join(f'{name}: {entry.help}' for name, entry in PROTOCOLS.items())}",
+        "test_blind",
+    )
     fold_unit: str = _option(f"who is left out and tests, one of {FOLD_UNITS}", "session")
-    validation: str = _option(f"who selects the epoch (test_blind), one of {VALIDATIONS}", "session")
+    validation: str = _option(f"who selects the epoch, one of {VALIDATIONS}", "session")
+    num_folds: int = _option("speaker_groups: number of groups", 5)
+    allow_shared_speakers: bool = _option("given: take a division that has a speaker in two parts, and say so", False)
     refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
-    selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch (test_blind)", "ua")
+    selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch", "ua")
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
     schedule: str = _option(
@@ -189,7 +194,7 @@ class RunArguments(TrainingArguments):
     @property
     def selects(self) -> bool:
         """Whether a validation set chooses the epoch."""
-        return self.protocol != "authors"
+        return PROTOCOLS[self.protocol].selects
 
     @property
     def all_seeds(self) -> list[int]:
@@ -197,7 +202,12 @@ class RunArguments(TrainingArguments):
         return self.seeds or [self.seed]
 
     def _check(self) -> None:
-        choices = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "validation": VALIDATIONS, "schedule": SCHEDULES}
+        choices = {
+            "protocol": tuple(PROTOCOLS),
+            "fold_unit": FOLD_UNITS,
+            "validation": VALIDATIONS,
+            "schedule": SCHEDULES,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")

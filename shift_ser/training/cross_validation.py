@@ -3,7 +3,7 @@
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from ..evaluation.uncertainty import describe as describe_uncertainty
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .data import SpeechCorpus
 from .fold import FoldRun
-from .protocols import check_plan, plan_folds, shared_sentences
+from .fold_plan import check_plan, shared_sentences
+from .protocols import PlanOptions, plan_folds
 from .settings import changed_settings, result_settings
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,7 @@ class CrossValidation:
         self.plans = plan_folds(
             self.corpus.dataset,
             protocol=run_args.protocol,
-            fold_unit=run_args.fold_unit,
-            validation=run_args.validation,
-            seed=run_args.seed,
+            **{field.name: getattr(run_args, field.name) for field in fields(PlanOptions)},
         )
         known = [plan.fold for plan in self.plans]
         if not set(run_args.folds or []) <= set(known):

@@ -32,7 +32,7 @@ from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .arguments import ModelArguments, RunArguments
 from .batching import DataCollatorForShift
 from .data import SpeechCorpus
-from .protocols import FoldPlan, shared_sentences
+from .fold_plan import FoldPlan, shared_sentences
 from .trainer import FoldProgress, ShiftTrainer, last_whole_checkpoint
 
 logger = logging.getLogger(__name__)

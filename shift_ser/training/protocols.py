@@ -1,77 +1,40 @@
-"""Who is trained on, who selects the epoch, who tests: plans by session or by speaker, and their leak checks."""
+"""PROTOCOLS: the ways to divide a corpus into folds, each with its plans and its words for the card."""
 
 import hashlib
-import json
+import itertools
 import logging
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from ..model.speech_input import log_once
+from .fold_plan import PARTS, RANDOM, SHARED, Columns, FoldPlan, Row, check_plan, left_out, read_rows
 
-PROTOCOLS = ("test_blind", "authors")
 FOLD_UNITS = ("session", "speaker")
 VALIDATIONS = ("session", "speaker", "random")
-_PARTS = ("train", "validation", "test")
-_RANDOM = "random"  # how the name of a random validation group begins
+_SPLITS = {"train": "train", "training": "train", "validation": "validation", "dev": "validation",
+           "development": "validation", "valid": "validation", "val": "validation", "test": "test"}  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 
-class Columns(Protocol):
-    """A `datasets.Dataset` or a mapping of columns: `dataset["speaker"]` gives one value a row."""
-
-    def __getitem__(self, column: str, /) -> Iterable[Any]: ...
-
-
-class _Row(NamedTuple):
-    session: int
-    speaker: str
-    dialog: str
-    utterance: str
-
-
 @dataclass(frozen=True)
-class FoldPlan:
-    """One fold: the utterances of each part, in the order of the dataset.
-
-    What is in no part is left out of the fold: what someone else says in a dialog of the test or validation speaker. A
-    random validation group (`random 20 %, seed 0`) shares speakers and dialogs with train, by design.
+class PlanOptions:
+    """What a protocol may be told.
 
     Attributes:
-        fold: Number of the fold, from 1.
-        test_group: Who is left out and scored: `session 1`, `speaker Ses01F`.
-        validation_group: Whose score selects the epoch, or which share; `None` when nothing selects.
-        train: Names of the utterances trained on.
-        validation: Names of the utterances that select; empty when nothing selects.
-        test: Names of the utterances scored.
+        fold_unit: Who is left out and tests, one of `FOLD_UNITS`.
+        validation: Who selects the epoch, one of `VALIDATIONS`.
+        seed: Draws a random validation set.
+        num_folds: Number of speaker groups.
+        allow_shared_speakers: Whether a given split may have a speaker or dialog in two parts.
     """
 
-    fold: int
-    test_group: str
-    validation_group: str | None
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-
-    @property
-    def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with anything in the plan."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON knows it: lists in place of tuples."""
-        return dict(asdict(self), **{part: list(getattr(self, part)) for part in _PARTS})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "FoldPlan":
-        """The plan that `to_dict` described; `ValueError` if the keys are others."""
-        names = [field.name for field in fields(cls)]
-        if sorted(values) != sorted(names):
-            raise ValueError(f"a plan must have the keys {names}, got {list(values)}")
-        return cls(**dict(values, **{part: tuple(values[part]) for part in _PARTS}))
+    fold_unit: str = "session"
+    validation: str = "session"
+    seed: int = 0
+    num_folds: int = 5
+    allow_shared_speakers: bool = False
 
 
 def plan_folds(
@@ -81,28 +44,34 @@ def plan_folds(
     fold_unit: str = "session",
     validation: str = "session",
     seed: int = 0,
+    num_folds: int = 5,
+    allow_shared_speakers: bool = False,
 ) -> list[FoldPlan]:
-    """Leave one session or one speaker out: one fold for each, in ascending order.
+    """The folds of a protocol, in ascending order.
 
     A dialog is never divided: what others say to a test or validation speaker is left out of the fold (and logged). In
-    IEMOCAP, whose dialogs have two speakers, folds by speaker train on four sessions at most.
+    IEMOCAP, whose dialogs have two speakers, folds by speaker train on four sessions at most. An utterance of an
+    unknown speaker (`None` or "unknown") is in no validation and no test set.
 
     Args:
-        dataset: Columns `session`, `speaker`, `dialog` and `utterance`, one value a row.
-        protocol: `"test_blind"`: some utterances select and the rest train. `"authors"`: nothing selects and all
-            utterances but the test fold's train.
+        dataset: Columns `utterance` and `speaker`, and where there are any `session`, `dialog`, `fold` and `split`, one
+            value a row.
+        protocol: An entry of `PROTOCOLS`.
         fold_unit: Who is left out and tested, a `"session"` or a `"speaker"`.
-        validation: Who selects (test_blind). `"session"`: the one after the test fold's (the first after the last).
-            `"speaker"`: one speaker of that session, in turn from fold to fold. `"random"`: a fifth of the remaining
-            utterances, as in SUPERB, for comparison; train and validation then share speakers and dialogs, and only
-            the test part is held apart from both.
+        validation: Who selects. `"session"`: the one after the test fold's (the first after the last). `"speaker"`:
+            one speaker of that session, in turn from fold to fold; in a corpus without sessions the next speaker.
+            `"random"`: a fifth of the remaining utterances, as in SUPERB, for comparison; train and validation then
+            share speakers and dialogs, and only the test part is held apart from both.
         seed: Which random fifth.
+        num_folds: Number of speaker groups.
+        allow_shared_speakers: With protocol `"given"`: take a split that has speakers or dialogs in two parts, and say
+            so in the name of the test group.
 
     Returns:
-        One checked plan for each session or speaker (see `check_plan`).
+        One checked plan for each fold (see `check_plan`).
 
     Raises:
-        ValueError: If an option is unknown or `validation` is said to a protocol that has none, there are too few
+        ValueError: If an option is unknown or the protocol does not read it, a column is missing, there are too few
             sessions or speakers, a speaker or a dialog is in two sessions, or a plan leaks.
 
     Example:
@@ -113,187 +82,322 @@ def plan_folds(
         >>> plan.test, plan.validation, plan.train
         (('a', 'b'), ('c',), ('d',))
     """
-    _check_options(protocol=protocol, fold_unit=fold_unit, validation=validation)
-    dataset = {name: list(dataset[name]) for name in _Row._fields}  # read once
-    rows = _rows(dataset)
-    _check_sessions(rows)
-    how = None if protocol == "authors" else validation
-    groups = sorted({(row.session, row.speaker if fold_unit == "speaker" else None) for row in rows})
-    sessions = sorted({row.session for row in rows})
-    needed = 3 if fold_unit == how == "session" else 2
-    by_session = fold_unit == "session" or how in FOLD_UNITS
-    found = sessions if by_session else [speaker for _, speaker in groups]
-    if len(found) < needed:
-        what = f"protocol {protocol!r} with fold_unit {fold_unit!r} and validation {how!r}"
-        units = "sessions" if by_session else "speakers"
-        raise ValueError(f"{what} needs at least {needed} {units}, the dataset has {found}")
-
-    plans = []
-    for index, (session, speaker) in enumerate(groups):
-        test = [row for row in rows if row.session == session and speaker in (None, row.speaker)]
-        others = _apart(rows, test)
-        following = sessions[(sessions.index(session) + 1) % len(sessions)]
-        name, chosen = _select(others, how, session=following, fold=index + 1, seed=seed)
-        drawn = set(chosen)
-        train = [row for row in others if row not in drawn] if how == _RANDOM else _apart(others, chosen)
-        parts = (tuple(row.utterance for row in part) for part in (train, chosen, test))
-        plan = FoldPlan(index + 1, f"session {session}" if speaker is None else f"speaker {speaker}", name, *parts)
-        check_plan(plan, dataset)
-        if left_out := _left_out(plan, rows):
-            logger.info("fold %d: %d of %d utterances are left out for their dialogs", plan.fold, left_out, len(rows))
-        plans.append(plan)
+    options = PlanOptions(fold_unit, validation, seed, num_folds, allow_shared_speakers)
+    entry = _check_options(protocol, options)
+    rows = read_rows(dataset)
+    columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
+    plans = list(entry.plan(rows, options))
+    for plan in plans:
+        check_plan(plan, columns)
+        if count := left_out(plan, rows):
+            logger.info("fold %d: %d of %d utterances are left out for their dialogs", plan.fold, count, len(rows))
     return plans
 
 
-def check_plan(plan: FoldPlan, dataset: Columns, *, content_hashes: Mapping[str, str] | None = None) -> None:
-    """Refuse a plan that leaks between its parts or does not fit the dataset.
+def _check_options(protocol: str, options: PlanOptions) -> "FoldProtocol":
+    for name, value, allowed in (
+        ("protocol", protocol, tuple(PROTOCOLS)),
+        ("fold_unit", options.fold_unit, FOLD_UNITS),
+        ("validation", options.validation, VALIDATIONS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+    entry = PROTOCOLS[protocol]
+    for field in fields(PlanOptions):
+        value = getattr(options, field.name)
+        if field.name != "seed" and field.name not in entry.reads and value != field.default:
+            raise ValueError(f"{field.name} must be left out with protocol {protocol!r}: {entry.help}; got {value!r}")
+    return entry
 
-    With a random validation group, speakers and dialogs of train and validation may be the same, those of test not.
 
-    Args:
-        plan: The plan to check.
-        dataset: Columns `session`, `speaker`, `dialog` and `utterance`, one value a row.
-        content_hashes: Hash of the samples of each utterance. If given, no two parts may hold the same recording,
-            under whatever names; copies inside one part are allowed, and logged.
+def leave_one_out(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    """Each session or speaker tests once; the others train and select."""
+    yield from _leave_one_out(rows, options, how=options.validation)
 
-    Raises:
-        ValueError: If a part that is needed is empty, an utterance is not in the dataset or has no hash, or an
-            utterance, a dialog, a speaker or a recording is in two parts; the message names it and the parts.
-    """
-    rows = {row.utterance: row for row in _rows(dataset)}
-    _log_copies(content_hashes or {})
-    first: dict[tuple[str, str], tuple[str, str]] = {}
-    for part in _PARTS:
-        utterances = getattr(plan, part)
-        if not utterances and (part != "validation" or plan.validation_group is not None):
+
+def leave_one_out_without_validation(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    """Each session or speaker tests once; all others train."""
+    yield from _leave_one_out(rows, options, how=None)
+
+
+def leave_speaker_group_out(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    """Each of `num_folds` groups of speakers with about as many utterances tests once; the next one selects."""
+    counts = Counter(row.speaker for row in rows if row.has_speaker)
+    if not 3 <= options.num_folds <= len(counts):
+        raise ValueError(f"num_folds must be from 3 to the number of speakers, {len(counts)}, got {options.num_folds}")
+    sizes, group_of = [0] * options.num_folds, {}
+    for speaker, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0]))):
+        smallest = sizes.index(min(sizes))
+        group_of[speaker] = smallest + 1
+        sizes[smallest] += count
+    grouped = [row._replace(session=group_of.get(row.speaker)) for row in rows]
+    yield from _leave_one_out(grouped, options, how=options.validation, title="speaker group")
+
+
+def given_parts(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    """The folds of the column `fold`, or the one fold of the column `split` (train, validation, test)."""
+    if any(row.fold is not None for row in rows):
+        yield from _given_folds(rows, options)
+    elif any(row.split is not None for row in rows):
+        yield _given_split(rows, options)
+    else:
+        raise ValueError("protocol 'given' needs a column `fold` or `split` in the dataset, it has neither")
+
+
+def _given_folds(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    folded = [row._replace(session=row.fold) for row in rows]
+    if not options.allow_shared_speakers:
+        yield from _leave_one_out(folded, options, how=options.validation, title="fold")
+        return
+    alone = [row._replace(speaker=row.utterance, dialog=None) if row.has_speaker else row for row in folded]
+    for plan in _leave_one_out(alone, options, how=options.validation, title="fold"):
+        yield _marked(plan, rows)
+
+
+def _given_split(rows: list[Row], options: PlanOptions) -> FoldPlan:
+    found = sorted({str(row.split) for row in rows})
+    if unknown := [name for name in found if name.lower() not in _SPLITS]:
+        raise ValueError(f"the column split must hold {', '.join(_SPLITS)}, got {unknown[0]!r}")
+    part = {name: [row for row in rows if _SPLITS[str(row.split).lower()] == name] for name in PARTS}
+    for name in ("validation", "test"):
+        part[name] = [row for row in part[name] if row.has_speaker]
+    group: str | None = "split validation"
+    if not part["validation"]:
+        if options.validation != RANDOM:
+            raise ValueError(f"the column split has no validation set; validation must be 'random', got {found}")
+        group, part["validation"] = _select_random(part["train"], fold=1, seed=options.seed)
+        part["train"] = [row for row in part["train"] if row not in set(part["validation"])]
+    names = (tuple(row.utterance for row in part[name]) for name in PARTS)
+    plan = FoldPlan(1, "split test", group, *names)
+    return _marked(plan, rows) if options.allow_shared_speakers else plan
+
+
+def _marked(plan: FoldPlan, rows: Iterable[Row]) -> FoldPlan:
+    """The plan, with a note in the name of its test group if a speaker or dialog really is in two parts."""
+    of = {row.utterance: row for row in rows}
+    met = [{getattr(of[name], kind) for name in getattr(plan, part)} - {None}
+           for kind in ("speaker", "dialog") for part in PARTS]  # fmt: skip
+    shared = any(first & second for parts in (met[:3], met[3:]) for first, second in itertools.combinations(parts, 2))
+    return replace(plan, test_group=plan.test_group + SHARED) if shared else plan
+
+
+def _leave_one_out(
+    rows: list[Row], options: PlanOptions, *, how: str | None, title: str = "session"
+) -> Iterator[FoldPlan]:
+    unit = options.fold_unit if title == "session" else "session"
+    has_sessions = _check_sessions(rows, unit=unit, how=how, title=title)
+    known = [row for row in rows if row.has_speaker]
+    groups = sorted({(row.session if has_sessions else None, row.speaker if unit == "speaker" else None)
+                     for row in known}, key=_sort_key)  # fmt: skip
+    sessions = sorted({row.session for row in known}, key=_sort_key) if has_sessions else []
+    _check_number(groups, sessions, title=title, unit=unit, how=how)
+    for index, (session, speaker) in enumerate(groups):
+        taken = [row for row in rows if row.session == session and speaker in (None, row.speaker)]
+        test = [row for row in taken if row.has_speaker]
+        others = _apart(rows, taken)
+        following = sessions[(sessions.index(session) + 1) % len(sessions)] if sessions else None
+        beyond = groups[(index + 1) % len(groups)][1] if not sessions else None
+        if how == RANDOM:
+            name, chosen = _select_random(others, fold=index + 1, seed=options.seed)
+            train = [row for row in others if row not in set(chosen)]
+        else:
+            name, chosen = _select(others, how, session=following, speaker=beyond, fold=index + 1, title=title)
+            train = _apart(others, chosen)
+        parts = (tuple(row.utterance for row in part) for part in (train, chosen, test))
+        yield FoldPlan(index + 1, f"{title} {session}" if speaker is None else f"speaker {speaker}", name, *parts)
+
+
+def _sort_key(value: Any) -> Any:
+    """Numbers by size and before names; tuples part by part."""
+    if isinstance(value, tuple):
+        return tuple(map(_sort_key, value))
+    number = isinstance(value, (int, float))
+    return (not number, value if number else 0, str(value))
+
+
+def _check_sessions(rows: list[Row], *, unit: str, how: str | None, title: str) -> bool:
+    """Whether there are sessions; session is the coarser unit, so a speaker or dialog of two of them would leak."""
+    if all(row.session is None for row in rows):
+        if rows and "session" in (unit, how):
             raise ValueError(
-                f"fold {plan.fold}: the {part} part is empty (test {plan.test_group}, validation"
-                f" {plan.validation_group}, {_left_out(plan, rows)} utterances left out for their dialogs)"
+                "fold_unit and validation 'session' need a column `session`, which the dataset lacks: give fold_unit"
+                f" and validation as 'speaker', or validation as 'random'; got {unit!r} and {how!r}"
             )
-        for utterance in utterances:
-            if utterance not in rows:
-                raise ValueError(f"fold {plan.fold}: utterance {utterance!r} of {part} is not in the dataset")
-            for kind, name in _traces(rows[utterance], content_hashes):
-                met = (kind, name) in first
-                there, other = first.setdefault((kind, name), (part, utterance))
-                if not met or (there == part and kind != "utterance") or _by_design(plan, kind, there, part):
-                    continue
-                what = f"{kind} {name!r}" if kind != "recording" else f"the recording of {other!r} and {utterance!r}"
-                raise ValueError(f"fold {plan.fold}: {what} is in both {there} and {part}")
+        return False
+    session_of: dict[tuple[str, str], Any] = {}
+    for row in rows:
+        for kind in ("speaker", "dialog") if title == "session" else ("speaker",):
+            name = getattr(row, kind)
+            if name is None or (kind == "speaker" and not row.has_speaker):
+                continue
+            there = session_of.setdefault((kind, name), row.session)
+            if there != row.session:
+                raise ValueError(
+                    f"{kind} {name!r} must be in one {title}, is in {there} and {row.session}"
+                    + ("; allow_shared_speakers takes it so, and marks the results" if title == "fold" else "")
+                )
+    return True
 
 
-def shared_sentences(plan: FoldPlan, dataset: Columns) -> dict[str, int]:
-    """Count test utterances whose text the model may have met, spoken by others, in another part.
-
-    IEMOCAP's scripted dialogs (`Ses01F_script01_1`, `Ses03M_script01_1b`) hold the same sentences in every session.
-
-    Args:
-        plan: The fold.
-        dataset: Columns `session`, `speaker`, `dialog` and `utterance`, one value a row.
-
-    Returns:
-        `train_and_test` and `validation_and_test`: the utterances of test from a scripted dialog whose script is in
-        train, or in validation, as well.
-
-    Example:
-        >>> dialogs = ["Ses01F_script01_1", "Ses02F_impro01", "Ses03M_script01_1b"]
-        >>> columns = {"session": [1, 2, 3], "speaker": "abc", "dialog": dialogs, "utterance": "abc"}
-        >>> shared_sentences(FoldPlan(1, "session 1", "session 2", ("c",), ("b",), ("a",)), columns)
-        {'train_and_test': 1, 'validation_and_test': 0}
-    """
-    script = {row.utterance: _script(row.dialog) for row in _rows(dataset)}
-    known = {part: {script[utterance] for utterance in getattr(plan, part)} - {None} for part in _PARTS}
-    return {
-        f"{part}_and_test": sum(script[utterance] in known[part] for utterance in plan.test)
-        for part in ("train", "validation")
-    }
-
-
-def _check_options(**options: str) -> None:
-    allowed = {"protocol": PROTOCOLS, "fold_unit": FOLD_UNITS, "validation": VALIDATIONS}
-    for name, value in options.items():
-        if value not in allowed[name]:
-            raise ValueError(f"{name} must be one of {allowed[name]}, got {value!r}")
-    if options["protocol"] == "authors" and options["validation"] != "session":
+def _check_number(groups: list[Any], sessions: list[Any], *, title: str, unit: str, how: str | None) -> None:
+    by_session = bool(sessions) and (unit == "session" or how in FOLD_UNITS)
+    found = sessions if by_session else [speaker for _, speaker in groups]
+    needed = 3 if how is not None and how == unit and (unit == "session" or not sessions) else 2
+    if len(found) < needed:
+        units = ("sessions" if title == "session" else f"{title}s") if by_session else "speakers"
         raise ValueError(
-            f"validation must be left out with protocol 'authors', where nothing selects, got {options['validation']!r}"
+            f"protocol with fold_unit {unit!r} and validation {how!r} needs at least {needed} {units}, the dataset has"
+            f" {found}"
         )
 
 
-def _rows(dataset: Columns) -> list[_Row]:
-    rows = [_Row(*values) for values in zip(*(dataset[name] for name in _Row._fields), strict=True)]
-    seen: set[str] = set()
-    for row in rows:
-        if row.utterance in seen:
-            raise ValueError(f"utterance names must be unique, the dataset has {row.utterance!r} twice")
-        seen.add(row.utterance)
-    return rows
-
-
-def _check_sessions(rows: Iterable[_Row]) -> None:
-    """Session is the coarser unit: without this, folds by it would leak."""
-    session_of: dict[tuple[str, str], int] = {}
-    for row in rows:
-        for kind in ("speaker", "dialog"):
-            name = getattr(row, kind)
-            there = session_of.setdefault((kind, name), row.session)
-            if there != row.session:
-                raise ValueError(f"{kind} {name!r} must be in one session, is in {there} and {row.session}")
-
-
-def _apart(rows: Iterable[_Row], taken: Iterable[_Row]) -> list[_Row]:
-    """The rows that have no speaker and no dialog with those taken in common."""
+def _apart(rows: Iterable[Row], taken: Iterable[Row]) -> list[Row]:
+    """The rows that are none of those taken, and have no known speaker and no dialog with them in common."""
     taken = list(taken)
-    speakers, dialogs = {row.speaker for row in taken}, {row.dialog for row in taken}
-    return [row for row in rows if row.speaker not in speakers and row.dialog not in dialogs]
+    names = {row.utterance for row in taken}
+    speakers = {row.speaker for row in taken if row.has_speaker}
+    dialogs = {row.dialog for row in taken} - {None}
+    return [
+        row for row in rows if row.utterance not in names and row.speaker not in speakers and row.dialog not in dialogs
+    ]
 
 
-def _select(rows: list[_Row], how: str | None, *, session: int, fold: int, seed: int) -> tuple[str | None, list[_Row]]:
-    """Name and rows, in order, of who selects."""
+def _select(
+    rows: list[Row], how: str | None, *, session: Any, speaker: str | None, fold: int, title: str
+) -> tuple[str | None, list[Row]]:
+    """Name and rows, in order, of who selects: a session, or a speaker of a session, or the given speaker."""
     if how is None:
         return None, []
-    if how == _RANDOM:
-        # Ranking by a hash draws the same share on every machine and release, in whatever order the rows come.
-        draws = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{fold}/{row.utterance}".encode()).digest())
-        drawn = set(draws[: len(rows) - len(rows) * 4 // 5])
-        return f"{_RANDOM} 20 %, seed {seed}", [row for row in rows if row in drawn]
-    rows = [row for row in rows if row.session == session]
+    rows = [row for row in rows if row.has_speaker and row.session == session]
     if how == "session":
-        return f"session {session}", rows
-    speakers = sorted({row.speaker for row in rows})
-    speaker = speakers[(fold - 1) % len(speakers)]
+        return f"{title} {session}", rows
+    if session is not None:
+        speakers = sorted({row.speaker for row in rows}, key=_sort_key)
+        speaker = speakers[(fold - 1) % len(speakers)] if speakers else None
     return f"speaker {speaker}", [row for row in rows if row.speaker == speaker]
 
 
-def _traces(row: _Row, content_hashes: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
-    """Everything by which an utterance could be recognised in another part."""
-    yield "utterance", row.utterance
-    yield "dialog", row.dialog
-    yield "speaker", row.speaker
-    if content_hashes is not None:
-        if row.utterance not in content_hashes:
-            raise ValueError(f"content_hashes must hold every utterance, got none for {row.utterance!r}")
-        yield "recording", content_hashes[row.utterance]
+def _select_random(rows: list[Row], *, fold: int, seed: int) -> tuple[str, list[Row]]:
+    """A fifth of the rows of known speakers; a hash draws the same share on every machine, in any order of rows."""
+    known = [row for row in rows if row.has_speaker]
+    draws = sorted(known, key=lambda row: hashlib.sha256(f"{seed}/{fold}/{row.utterance}".encode()).digest())
+    drawn = set(draws[: len(known) - len(known) * 4 // 5])
+    return f"{RANDOM} 20 %, seed {seed}", [row for row in rows if row in drawn]
 
 
-def _by_design(plan: FoldPlan, kind: str, *parts: str) -> bool:
-    """A random share divides dialogs and speakers between train and validation, but nothing else."""
-    is_random = (plan.validation_group or "").startswith(_RANDOM)
-    return is_random and kind in ("dialog", "speaker") and "test" not in parts
+@dataclass(frozen=True)
+class FoldProtocol:
+    """A way to divide a corpus into folds: one entry of `PROTOCOLS`.
+
+    Attributes:
+        name: What the option `protocol` says.
+        help: What it does, for the command line.
+        plan: Makes the folds, from all utterances and the options.
+        selects: Whether each plan has a validation set, which selects the epoch.
+        reads: Which of `PlanOptions` count.
+        title: In a few words for a table of results; `{fold_unit}` and other settings are filled in.
+        text: For the card: who trains, selects and tests, as a function of a run's settings.
+    """
+
+    name: str
+    help: str
+    plan: Callable[[list[Row], PlanOptions], Iterable[FoldPlan]]
+    selects: bool
+    reads: tuple[str, ...]
+    title: str
+    text: Callable[[Mapping[str, Any]], str]
 
 
-def _left_out(plan: FoldPlan, rows: Collection[Any]) -> int:
-    return len(rows) - sum(len(getattr(plan, part)) for part in _PARTS)
+_SELECTORS = {
+    "session": "the next session (after the last, the first) selects the epoch",
+    "speaker": "one speaker of the next session selects the epoch",
+    "random": "a random fifth of the other utterances (of speakers that train as well) selects the epoch",
+}
+_REFIT = (
+    " Then a new model is trained on the train and the validation set, with the same schedule, and stopped after the"
+    " selected number of epochs; that model is kept and scored."
+)
+_APART = "No speaker, dialog or recording of the test set is in another part. It is"
+_ORACLE = (
+    " also scored after every epoch, which"
+    " changes nothing in the training: this gives the scores of the last epoch, and the best over all epochs"
+    " (*oracle*). The latter are chosen on the test set and never the result; how much they exceed it is the *optimism"
+    " gap*."
+)
 
 
-def _script(dialog: str) -> str | None:
-    found = re.search(r"script\d+_\d+|script.*", dialog)  # a letter after the number is another take of the same text
-    return found and found.group()
+def _selected(settings: Mapping[str, Any], selector: str) -> str:
+    metric, refit = settings["selection_metric"].upper(), _REFIT if settings["refit"] else ""
+    result = f"The result is the test score of the selected epoch.{refit}"
+    return f"{selector} by its {metric}, and the others train. {result}"
 
 
-def _log_copies(content_hashes: Mapping[str, str]) -> None:
-    first: dict[str, str] = {}
-    twins = [(first.setdefault(content, name), name) for name, content in content_hashes.items()]
-    copies = [(name, copy) for name, copy in twins if name != copy]
-    if copies:
-        log_once(f"recordings that are copies of another one: {len(copies)}, e.g. {copies[0][1]!r} of {copies[0][0]!r}")
+def _test_blind_text(settings: Mapping[str, Any]) -> str:
+    unit, told = settings["fold_unit"], _selected(settings, _SELECTORS[settings["validation"]])
+    return f"*Test-blind, leave one {unit} out.* In each fold one {unit} tests, {told} {_APART}{_ORACLE}"
+
+
+def _authors_text(settings: Mapping[str, Any]) -> str:
+    unit = settings["fold_unit"]
+    return (
+        f"*As the authors of the paper, leave one {unit} out.* In each fold one {unit} tests and all others train;"
+        f" nothing selects, so the result is the test score of the last epoch. {_APART}{_ORACLE}"
+    )
+
+
+def _groups_text(settings: Mapping[str, Any]) -> str:
+    told = _selected(settings, _SELECTORS[settings["validation"]].replace("session", "group"))
+    return (
+        f"*Test-blind, {settings['num_folds']} groups of speakers.* Speakers are divided into groups with about as many"
+        f" utterances each. In each fold one group tests, {told} {_APART}{_ORACLE}"
+    )
+
+
+def _given_text(settings: Mapping[str, Any]) -> str:
+    told = _selected(settings, "the given validation set, the next fold, or a part of the others selects the epoch")
+    apart = _APART
+    if settings.get("allow_shared_speakers"):
+        apart = (
+            "**Speakers or dialogs may be in several parts: the test group says where they are.** No recording of the"
+            " test set is in another part. It is"
+        )
+    return f"*The corpus's own division.* In each fold the given part tests, {told} {apart}{_ORACLE}"
+
+
+PROTOCOLS = {
+    entry.name: entry
+    for entry in (
+        FoldProtocol(
+            "test_blind", "leave one session or speaker out, a validation set selects the epoch", leave_one_out,
+            selects=True, reads=("fold_unit", "validation"), title="leave one {fold_unit} out", text=_test_blind_text,
+        ),
+        FoldProtocol(
+            "authors", "leave one session or speaker out, nothing selects", leave_one_out_without_validation,
+            selects=False, reads=("fold_unit",), title="leave one {fold_unit} out", text=_authors_text,
+        ),
+        FoldProtocol(
+            "speaker_groups", "leave one of num_folds groups of speakers out, the next one selects",
+            leave_speaker_group_out, selects=True, reads=("validation", "num_folds"),
+            title="leave one of {num_folds} speaker groups out", text=_groups_text,
+        ),
+        FoldProtocol(
+            "given", "the dataset's own column fold, or split", given_parts, selects=True,
+            reads=("validation", "allow_shared_speakers"), title="the corpus's own division", text=_given_text,
+        ),
+    )
+}  # fmt: skip
+
+
+def protocol_text(settings: Mapping[str, Any]) -> str:
+    """How a run with these settings (`protocol`, `fold_unit`, `validation`, ...) trains, selects and tests."""
+    return PROTOCOLS[settings["protocol"]].text(settings)
+
+
+def protocol_title(settings: Mapping[str, Any]) -> str:
+    """The same in a few words.
+
+    Example:
+        >>> protocol_title({"protocol": "authors", "fold_unit": "speaker"})
+        'leave one speaker out'
+    """
+    return PROTOCOLS[settings["protocol"]].title.format(**settings)

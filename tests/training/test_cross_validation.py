@@ -19,8 +19,8 @@ from shift_ser.recipes import find_recipe, recipe_names
 from shift_ser.training.arguments import parse_arguments
 from shift_ser.training.cross_validation import CrossValidation
 from shift_ser.training.fold import FoldRun
+from shift_ser.training.fold_plan import FoldPlan
 from shift_ser.training.optimization import cosine_rate
-from shift_ser.training.protocols import FoldPlan
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [find_recipe(name) for name in recipe_names() if name != "demo"]

@@ -8,8 +8,11 @@ import sys
 import datasets
 import pytest
 
+from shift_ser.hub.model_card import run_card
 from shift_ser.model.speech_input import log_once
-from shift_ser.training.protocols import FoldPlan, check_plan, plan_folds, shared_sentences
+from shift_ser.training import data
+from shift_ser.training.fold_plan import FoldPlan, check_plan, shared_sentences
+from shift_ser.training.protocols import PROTOCOLS, FoldProtocol, plan_folds, protocol_text
 
 COLUMNS = ("session", "speaker", "dialog", "utterance")
 WAYS = [
@@ -220,13 +223,13 @@ def test_hash_does_not_change_between_releases_and_processes():
 @pytest.mark.parametrize(
     ("sessions", "options", "message"),
     [
-        ((1, 2, 3), {"protocol": "oracle"}, r"protocol must be one of \('test_blind', 'authors'\), got 'oracle'"),
+        ((1, 2, 3), {"protocol": "oracle"}, r"protocol must be one of \('test_blind', .*\), got 'oracle'"),
         ((1, 2, 3), {"fold_unit": "dialog"}, r"fold_unit must be one of \('session', 'speaker'\), got 'dialog'"),
         ((1, 2, 3), {"validation": "test"}, r"validation must be one of .*, got 'test'"),
         ((1, 2, 3), {"protocol": "authors", "validation": "random"}, "must be left out with .*'authors'.*got 'random'"),
-        ((1, 2), {}, r"'test_blind' with fold_unit 'session' and validation 'session' needs at least 3 sessions, the "
+        ((1, 2), {}, r"fold_unit 'session' and validation 'session' needs at least 3 sessions, the "
                      r"dataset has \[1, 2\]"),
-        ((4,), {"protocol": "authors"}, r"'authors' .* needs at least 2 sessions, the dataset has \[4\]"),
+        ((4,), {"protocol": "authors"}, r"validation None needs at least 2 sessions, the dataset has \[4\]"),
         ((4,), {"validation": "random"}, r"validation 'random' needs at least 2 sessions, the dataset has \[4\]"),
         ((4,), {"fold_unit": "speaker"}, r"needs at least 2 sessions, the dataset has \[4\]"),
         ((), {"protocol": "authors", "fold_unit": "speaker"}, r"needs at least 2 speakers, the dataset has \[\]"),
@@ -330,3 +333,159 @@ def test_sentences_of_scripts_are_counted():
     columns["dialog"] = [dialog.replace("script01_1", f"script0{dialog[4]}_1") for dialog in columns["dialog"]]
     for plan in plan_folds(columns):
         assert shared_sentences(plan, columns) == {"train_and_test": 0, "validation_and_test": 0}
+
+
+def by_speaker(count: int = 6) -> dict[str, list]:
+    """A corpus that knows only its speakers, with one to three utterances each."""
+    rows = [(f"s{speaker}", f"s{speaker}-{n}") for speaker in range(count) for n in range(1 + speaker % 3)]
+    return {"speaker": [row[0] for row in rows], "utterance": [row[1] for row in rows]}
+
+
+def speakers_of(names) -> set[str]:
+    return {name.partition("-")[0] for name in names}
+
+
+def test_a_corpus_of_speakers_alone_needs_no_session_and_no_dialog():
+    columns = by_speaker()
+    plans = plan_folds(columns, fold_unit="speaker", validation="speaker")
+    assert [(plan.test_group, plan.validation_group) for plan in plans] == [
+        (f"speaker s{n}", f"speaker s{(n + 1) % 6}") for n in range(6)
+    ]
+    for plan in plans:
+        parts = [speakers_of(part) for part in (plan.train, plan.validation, plan.test)]
+        assert [len(part) for part in parts] == [4, 1, 1] and len(set.union(*parts)) == 6
+    assert len(plan_folds(columns, protocol="authors", fold_unit="speaker")) == 6
+    assert len(plan_folds(columns, fold_unit="speaker", validation="random")) == 6
+    for options in ({}, {"fold_unit": "speaker"}, {"validation": "speaker"}):
+        with pytest.raises(ValueError, match="'session' need a column `session`, which the dataset lacks"):
+            plan_folds(columns, **options)
+    with pytest.raises(ValueError, match=r"must have the column 'speaker', it has \['utterance'\]"):
+        plan_folds({"utterance": ["a"]})
+
+
+def test_sessions_may_be_named_and_have_an_order():
+    names = {1: "b", 2: "a", 3: 10, 4: 9, 5: "c"}
+    columns = corpus()
+    columns["session"] = [names[session] for session in columns["session"]]
+    groups = [plan.test_group for plan in plan_folds(columns)]
+    assert groups == ["session 9", "session 10", "session a", "session b", "session c"]
+
+
+@pytest.mark.parametrize("nobody", [None, "unknown", "Unknown", ""])
+@pytest.mark.parametrize(
+    "way",
+    [{}, {"fold_unit": "speaker", "validation": "speaker"}, {"validation": "random"},
+     {"protocol": "speaker_groups", "num_folds": 4}],
+    ids=str,
+)  # fmt: skip
+def test_who_is_not_known_is_in_no_evaluation_part(way, nobody):
+    columns = corpus()
+    hidden = [0, 7, 20]
+    for row in hidden:
+        columns["speaker"][row] = nobody
+    names = {columns["utterance"][row] for row in hidden}
+    plans = plan_folds(columns, **way)
+    for plan in plans:
+        assert not names & {*plan.validation, *plan.test}
+    assert any(names & set(plan.train) for plan in plans)
+    known = set(columns["utterance"]) - names
+    assert {name for plan in plans for name in plan.test} == known
+    with pytest.raises(ValueError, match=r"the speaker of utterance .* of test is unknown"):
+        check_plan(dataclasses.replace(plans[0], test=(columns["utterance"][0],)), columns)
+
+
+@pytest.mark.parametrize("num_folds", [3, 5, 6])
+def test_groups_of_speakers_share_nobody_and_have_about_as_many_utterances(num_folds):
+    columns = by_speaker(24)
+    plans = plan_folds(columns, protocol="speaker_groups", num_folds=num_folds)
+    assert len(plans) == num_folds
+    tests = [speakers_of(plan.test) for plan in plans]
+    assert sum(map(len, tests)) == len(set.union(*tests)) == 24
+    sizes = [len(plan.test) for plan in plans]
+    assert max(sizes) - min(sizes) <= 3 and sum(sizes) == len(columns["utterance"])
+    for plan, following in zip(plans, [*plans[1:], plans[0]], strict=True):
+        assert plan.validation == following.test
+        assert not speakers_of(plan.train) & (speakers_of(plan.validation) | speakers_of(plan.test))
+    for wrong in (2, 25):
+        with pytest.raises(ValueError, match=f"num_folds must be from 3 to the number of speakers, 24, got {wrong}"):
+            plan_folds(columns, protocol="speaker_groups", num_folds=wrong)
+
+
+def test_folds_that_the_corpus_gives():
+    columns = by_speaker() | {"fold": [int(name[1]) // 2 for name in by_speaker()["speaker"]]}
+    plans = plan_folds(columns, protocol="given")
+    assert [plan.test_group for plan in plans] == ["fold 0", "fold 1", "fold 2"]
+    assert speakers_of(plans[0].test) == {"s0", "s1"} and speakers_of(plans[0].validation) == {"s2", "s3"}
+    columns["fold"][1] = 2  # of s1, who is in fold 0 otherwise
+    with pytest.raises(ValueError, match="speaker 's1' must be in one fold, is in 2 and 0; allow_shared_speakers"):
+        plan_folds(columns, protocol="given")
+    marked = plan_folds(columns, protocol="given", allow_shared_speakers=True)
+    assert [plan.test_group for plan in marked] == [f"fold {n}, speakers shared between parts" for n in range(3)]
+    settings = {"protocol": "given", "selection_metric": "ua", "refit": False, "allow_shared_speakers": True}
+    assert "Speakers or dialogs may be in several parts" in protocol_text(settings)
+
+
+def test_the_split_that_the_corpus_gives():
+    split = {"s0": "test", "s1": "dev", "s2": "Train", "s3": "train", "s4": "train", "s5": "Test"}
+    columns = by_speaker() | {"split": [split[name] for name in by_speaker()["speaker"]]}
+    (plan,) = plan_folds(columns, protocol="given")
+    parts = [speakers_of(part) for part in (plan.train, plan.validation, plan.test)]
+    assert parts == [{"s2", "s3", "s4"}, {"s1"}, {"s0", "s5"}] and plan.test_group == "split test"
+    assert plan_folds(columns, protocol="given", allow_shared_speakers=True) == [plan]
+    columns["split"][-1] = "train"
+    with pytest.raises(ValueError, match="speaker 's5' is in both train and test"):
+        plan_folds(columns, protocol="given")
+    (shared,) = plan_folds(columns, protocol="given", allow_shared_speakers=True)
+    assert shared.test_group == "split test, speakers shared between parts"
+    columns["split"] = ["train" if name == "dev" else name for name in columns["split"][:-1]] + ["test"]
+    with pytest.raises(ValueError, match="has no validation set; validation must be 'random'"):
+        plan_folds(columns, protocol="given")
+    (drawn,) = plan_folds(columns, protocol="given", validation="random")
+    assert drawn.validation and not set(drawn.validation) & {*drawn.train, *drawn.test}
+    columns["split"][0] = "test1"
+    with pytest.raises(ValueError, match=r"column split must hold train, .* got 'test1'"):
+        plan_folds(columns, protocol="given")
+    with pytest.raises(ValueError, match="needs a column `fold` or `split`"):
+        plan_folds(by_speaker(), protocol="given")
+
+
+def test_every_protocol_tells_of_itself_and_refuses_what_it_does_not_read():
+    settings = {"fold_unit": "session", "validation": "random", "selection_metric": "wa", "refit": True, "num_folds": 7}
+    told = [protocol_text(settings | {"protocol": name}) for name in PROTOCOLS]
+    assert len(set(told)) == len(PROTOCOLS) and all("*oracle*" in text for text in told)
+    others = {"fold_unit": "speaker", "validation": "random", "num_folds": 3, "allow_shared_speakers": True}
+    for name, entry in PROTOCOLS.items():
+        assert entry.name == name
+        for option in others.keys() - set(entry.reads):
+            with pytest.raises(ValueError, match=f"{option} must be left out with protocol '{name}'"):
+                plan_folds(corpus(), protocol=name, **{option: others[option]})
+
+
+def plan_first_alone(rows, options):
+    """A made-up protocol: the first session tests, all others train."""
+    test = tuple(row.utterance for row in rows if row.session == 1)
+    yield FoldPlan(1, "the first", None, tuple(row.utterance for row in rows if row.session != 1), (), test)
+
+
+MADE_UP = FoldProtocol(
+    "first_alone", help="the first session tests", plan=plan_first_alone, selects=False, reads=(),
+    title="one fold", text=lambda settings: f"Session 1 tests, {settings['max_seconds']} s of it.",
+)  # fmt: skip
+
+
+def test_a_protocol_is_one_function_and_one_entry(cross_validate, tmp_path, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, "first_alone", MADE_UP)
+    run = cross_validate(tmp_path / "out", "--protocol", "first_alone", "--num_train_epochs", 1)
+    results = run.run()
+    assert [(result["test_group"], result["num_test"]) for result in results["folds"]] == [("the first", 8)]
+    assert 0 <= results["summary"]["test"]["ua"]["mean"] <= 1
+    assert "## Protocol\n\nSession 1 tests, 7.5 s of it." in run_card(results, model="m", figure=None)
+
+
+def test_a_corpus_of_speakers_alone_runs_to_scores(cross_validate, tmp_path, monkeypatch):
+    flags = ("--fold_unit", "speaker", "--validation", "speaker", "--folds", 2, "--num_train_epochs", 1)
+    load = data.load_corpus
+    dropped = ["session", "dialog"]
+    monkeypatch.setattr(data, "load_corpus", lambda *args: load(*args).remove_columns(dropped))
+    result = cross_validate(tmp_path / "out", *flags).run()["folds"][0]
+    assert (result["test_group"], result["validation_group"]) == ("speaker Ses01M", "speaker Ses02F")
