@@ -80,7 +80,8 @@ class FoldPlan:
 
 def read_rows(dataset: Columns) -> list[Row]:
     """What plans know of each utterance, in the order of the dataset."""
-    there = getattr(dataset, "column_names", None) or list(dataset)  # of a Dataset, or the keys of a mapping
+    names: Any = dataset  # of a mapping its keys are the columns
+    there = getattr(dataset, "column_names", None) or list(names)
     if missing := {"utterance", "speaker"} - set(there):
         raise ValueError(f"the dataset must have the column {sorted(missing)[0]!r}, it has {sorted(there)}")
     columns = {name: list(dataset[name]) for name in Row._fields if name in there}

@@ -125,7 +125,8 @@ def leave_speaker_group_out(rows: list[Row], options: PlanOptions) -> Iterator[F
     counts = Counter(row.speaker for row in rows if row.has_speaker)
     if not 3 <= options.num_folds <= len(counts):
         raise ValueError(f"num_folds must be from 3 to the number of speakers, {len(counts)}, got {options.num_folds}")
-    sizes, group_of = [0] * options.num_folds, {}
+    sizes: list[int] = [0] * options.num_folds
+    group_of: dict[str | None, int] = {}
     for speaker, count in sorted(counts.items(), key=lambda item: (-item[1], str(item[0]))):
         smallest = sizes.index(min(sizes))
         group_of[speaker] = smallest + 1
@@ -161,12 +162,12 @@ def _given_split(rows: list[Row], options: PlanOptions) -> FoldPlan:
     part = {name: [row for row in rows if _SPLITS[str(row.split).lower()] == name] for name in PARTS}
     for name in ("validation", "test"):
         part[name] = [row for row in part[name] if row.has_speaker]
-    group: str | None = "split validation"
+    group = "split validation"
     if not part["validation"]:
         if options.validation != RANDOM:
             raise ValueError(f"the column split has no validation set; validation must be 'random', got {found}")
-        group, part["validation"] = _select_random(part["train"], fold=1, seed=options.seed)
-        part["train"] = [row for row in part["train"] if row not in set(part["validation"])]
+        part["validation"], part["train"] = _select_random(part["train"], fold=1, seed=options.seed)
+        group = f"{RANDOM} 20 %, seed {options.seed}"
     names = (tuple(row.utterance for row in part[name]) for name in PARTS)
     plan = FoldPlan(1, "split test", group, *names)
     return _marked(plan, rows) if options.allow_shared_speakers else plan
@@ -197,9 +198,10 @@ def _leave_one_out(
         others = _apart(rows, taken)
         following = sessions[(sessions.index(session) + 1) % len(sessions)] if sessions else None
         beyond = groups[(index + 1) % len(groups)][1] if not sessions else None
+        name: str | None
         if how == RANDOM:
-            name, chosen = _select_random(others, fold=index + 1, seed=options.seed)
-            train = [row for row in others if row not in set(chosen)]
+            drawn = _select_random(others, fold=index + 1, seed=options.seed)
+            name, (chosen, train) = f"{RANDOM} 20 %, seed {options.seed}", drawn
         else:
             name, chosen = _select(others, how, session=following, speaker=beyond, fold=index + 1, title=title)
             train = _apart(others, chosen)
@@ -277,12 +279,12 @@ def _select(
     return f"speaker {speaker}", [row for row in rows if row.speaker == speaker]
 
 
-def _select_random(rows: list[Row], *, fold: int, seed: int) -> tuple[str, list[Row]]:
-    """A fifth of the rows of known speakers; a hash draws the same share on every machine, in any order of rows."""
+def _select_random(rows: list[Row], *, fold: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """A fifth of the known speakers' rows, and the others; a hash draws the same fifth everywhere, in any order."""
     known = [row for row in rows if row.has_speaker]
     draws = sorted(known, key=lambda row: hashlib.sha256(f"{seed}/{fold}/{row.utterance}".encode()).digest())
     drawn = set(draws[: len(known) - len(known) * 4 // 5])
-    return f"{RANDOM} 20 %, seed {seed}", [row for row in rows if row in drawn]
+    return [row for row in rows if row in drawn], [row for row in rows if row not in drawn]
 
 
 @dataclass(frozen=True)
