@@ -5,7 +5,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from .model.configuration_shift_ser import ShiftConfig, __version__
 from .model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from .model.modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
-from .model.pipeline_shift_ser import ShiftAudioClassificationPipeline
+from .model.pipeline_shift_ser import ShiftAudioClassificationPipeline, register_pipeline
 from .model.speech_input import read_audio
 from .model.temporal_shift import TemporalShift, temporal_shift
 
@@ -25,6 +25,7 @@ AutoConfig.register(ShiftConfig.model_type, ShiftConfig, exist_ok=True)
 AutoFeatureExtractor.register(ShiftConfig, ShiftFeatureExtractor, exist_ok=True)
 AutoModel.register(ShiftConfig, ShiftModel, exist_ok=True)
 AutoModelForAudioClassification.register(ShiftConfig, ShiftForSequenceClassification, exist_ok=True)
+register_pipeline()
 # What is saved takes its code along, for `trust_remote_code=True` where this package is not installed.
 ShiftConfig.register_for_auto_class(AutoConfig)
 ShiftFeatureExtractor.register_for_auto_class(AutoFeatureExtractor)

@@ -10,10 +10,11 @@ import numpy as np
 import soundfile as sf
 from tqdm.auto import tqdm
 
+from ..model.audio_container import what_is_missing
 from ..model.speech_input import SAMPLING_RATE
 
 LEAST_SAMPLES = 400  # one frame of a wav2vec2-like encoder at 16 kHz
-_PROBLEMS = ("missing", "not audio", "empty", "shorter than one frame", "NaN or infinite")
+_PROBLEMS = ("missing", "not audio", "cut", "empty", "shorter than one frame", "NaN or infinite")
 _NOTES = {"another rate": "is resampled", "more than one channel": "is averaged to mono"}
 _SHOWN = 3  # names in a message
 
@@ -90,6 +91,9 @@ def inspect_recording(path: Path) -> list[str]:
     if not path.is_file():
         return ["missing"]
     try:
+        with open(path, "rb") as file:
+            if what_is_missing(file) is not None:
+                return ["cut"]
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
     except (sf.LibsndfileError, OSError):
         return ["not audio"]

@@ -95,7 +95,7 @@ class SavedConfig(PreTrainedConfig):
         """The pipeline classes that `pipeline` takes from a model's folder.
 
         Only where the code came from there: beside the installed package, `pipeline` would insist on
-        `trust_remote_code`. There the class is given as `pipeline_class`.
+        `trust_remote_code`. There importing the package tells `pipeline` of the class.
         """
         from_folder = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
         return copy.deepcopy(CUSTOM_PIPELINES) if from_folder else {}  # `pipeline` writes into it

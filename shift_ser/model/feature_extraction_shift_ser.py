@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature, Wav2Vec2FeatureExtractor
 
-from .speech_input import scale_to_float
+from .speech_input import check_amplitude, plain_array, scale_to_float
 
 logger = logging.getLogger(__name__)
 
 
 class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
-    """Wav2Vec2FeatureExtractor that always gives the mask and lets nothing through that a model would choke on.
+    """Wav2Vec2FeatureExtractor that always gives the mask and refuses samples that a model answers with NaN.
 
     Args:
         min_length: Least number of samples; shorter speech is padded with zeros that count as speech, so that the
@@ -54,8 +54,8 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
             `input_values` and `attention_mask`, `(batch, samples)`.
 
         Raises:
-            ValueError: If an utterance is empty, has more than one channel, holds NaN or infinity, or is neither of
-                floats nor of such integers; if the list is empty.
+            ValueError: If an utterance is empty, has more than one channel, holds NaN, infinity, a masked sample or one
+                beyond 2**32, or is neither of floats nor of such integers; if the list is empty.
         """
         if isinstance(raw_speech, (list, tuple)) and len(raw_speech) == 0:
             raise ValueError("raw_speech must hold an utterance, got an empty list")
@@ -72,7 +72,7 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
 
     def _check(self, speech: Any, index: int) -> np.ndarray:
         """One utterance as finite float32 samples, at least `min_length` of them."""
-        samples = np.asarray(speech)
+        samples = plain_array(speech, name=f"utterance {index}")
         if samples.ndim != 1:
             raise ValueError(
                 f"raw_speech must be mono, shape (samples,), but utterance {index} has shape {samples.shape}:"
@@ -83,6 +83,7 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
         samples = scale_to_float(samples, name=f"utterance {index}")
         if not np.isfinite(samples).all():
             raise ValueError(f"raw_speech must be finite, but utterance {index} holds NaN or infinity")
+        check_amplitude(samples, name=f"utterance {index}")
         if len(samples) < self.min_length:
             logger.warning("an utterance of %d samples was padded to %d", len(samples), self.min_length)
             samples = np.pad(samples, (0, self.min_length - len(samples)))

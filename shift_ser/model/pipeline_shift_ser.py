@@ -2,8 +2,10 @@
 
 import logging
 import os
+import time
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import GeneratorType
 from typing import Any
 
@@ -12,25 +14,31 @@ import torch
 from huggingface_hub.utils import httpx
 from transformers import AudioClassificationPipeline, BatchFeature
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.pipelines import PIPELINE_REGISTRY
 
-from .speech_input import load_speech, log_once
+from .speech_input import MAX_BYTES, has_its_rate, load_speech, log_once, plain_array
 
 logger = logging.getLogger(__name__)
 
+DOWNLOAD_SECONDS = 300.0  # longest time that fetching one recording may take, unless told otherwise
+_WAIT = 20.0  # seconds without a byte after which a server counts as silent
 _WINDOW = 16  # batches from which recordings of like length are picked
+_READING = ("allow_truncated", "max_seconds", "max_bytes", "max_download_seconds")  # options of `read`
 
 
 class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
     """The `audio-classification` pipeline, reading audio without ffmpeg and torchaudio, and always with the mask.
 
-    One recording may be all that `load_speech` takes: a path (`str`, `Path`, or a URL), the bytes of a file, an array,
-    tensor or list of numbers, a dict of an array and its sampling rate. Lists and tuples of recordings give a list;
-    generators, datasets and other iterables an iterator. The scores do not depend on `batch_size`; the batches of a
-    list are made of recordings of like length. A recording is classified whole, however long it is.
+    One recording may be all that `load_speech` takes: a path (`str`, `Path`, or a URL), the bytes of a file, a file
+    object, an array, tensor or list of numbers, a dict of an array and its sampling rate, or a tuple of a rate and an
+    array. Lists and tuples of recordings give a list; generators, datasets and other iterables an iterator. The scores
+    do not depend on `batch_size`; the batches of a list are made of recordings of like length. A recording is
+    classified whole, however long it is.
+
+    After `import shift_ser`, `pipeline` makes one for each model of this package; other models get the stock class.
 
     Example:
-        classify = pipeline("audio-classification", model="runs/demo/fold1",
-                            pipeline_class=ShiftAudioClassificationPipeline)
+        classify = pipeline("audio-classification", model="runs/demo/fold1")
         classify("speech.wav")
         classify([{"array": samples, "sampling_rate": 48000}, "speech.wav"], batch_size=8, top_k=1)
         classify("speech.wav", calibrated=True)
@@ -44,14 +52,15 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             **options: Those of the stock pipeline, `top_k`, `function_to_apply`, `batch_size`, `num_workers`, and
                 `calibrated`: logits are divided by the model's temperature, if one was fitted, so that scores are
                 nearer to how often they are right; the order of labels stays. Default: as told to `pipeline`, else
-                `False`.
+                `False`. And those of `read`.
 
         Returns:
             `label` and `score` of the `top_k` likeliest classes; for many recordings a list or an iterator of that.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a recording is not audio, is empty, or holds NaN or infinity.
+            ValueError: If a recording is not audio, is cut, empty or too long, or holds NaN or infinity; if a score is
+                not finite.
         """
         if not getattr(self.model.config, "mask_padding", True):
             if options.get("batch_size", self._batch_size) not in (None, 1):
@@ -61,11 +70,23 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **options)
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Whatever `AutoModelForAudioClassification` loads will do; the stock list holds no model from outside."""
+        """Take any model for audio classification whose classifier was saved; the stock list holds none from outside.
+
+        Raises:
+            ValueError: If the model comes from a folder of another class, such as an encoder: its classifier is random.
+        """
+        saved, name = getattr(self.model.config, "architectures", None), type(self.model).__name__
+        if saved and name not in saved:
+            raise ValueError(
+                f"model must be a saved model for audio classification, got {', '.join(saved)} in"
+                f" {self.model.name_or_path!r}: it holds no classifier, and {name} would give the scores of a random"
+                " one. Train one on it first; if you did, save that model and load it from there"
+            )
 
     def _sanitize_parameters(self, calibrated: bool | None = None, **options: Any) -> tuple[dict, dict, dict]:
-        preprocess, forward, postprocess = super()._sanitize_parameters(**options)
-        return preprocess, forward, postprocess if calibrated is None else {**postprocess, "calibrated": calibrated}
+        reading = {name: options.pop(name) for name in _READING if name in options}
+        _, forward, postprocess = super()._sanitize_parameters(**options)
+        return reading, forward, postprocess if calibrated is None else {**postprocess, "calibrated": calibrated}
 
     def postprocess(self, model_outputs: Any, calibrated: bool = False, **options: Any) -> list[dict[str, Any]]:
         """`label` and `score` of the likeliest classes, from logits `(1, labels)`."""
@@ -75,18 +96,37 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             log_once("the model holds no fitted temperature: its scores are not calibrated")
         elif calibrated:
             model_outputs["logits"] = model_outputs["logits"] / temperature
+        if not torch.isfinite(model_outputs["logits"]).all():
+            raise ValueError(
+                f"scores must be finite, but the model's logits are {model_outputs['logits'].flatten().tolist()}: its"
+                " weights hold NaN or are too large, or its dtype overflows"
+            )
         return super().postprocess(model_outputs, **options)
 
-    def preprocess(self, inputs: Any) -> BatchFeature:
-        """Features of one recording, with their mask, shapes `(1, samples)`."""
-        return self.features([self.read(inputs)])
+    def preprocess(self, inputs: Any, **options: Any) -> BatchFeature:
+        """Features of one recording, with their mask, shapes `(1, samples)`; the options are those of `read`."""
+        return self.features([self.read(inputs, **options)])
 
-    def read(self, recording: Any) -> np.ndarray:
-        """The samples of one recording at the model's rate, float32, shape `(samples,)`."""
+    def read(
+        self, recording: Any, *, max_bytes: int = MAX_BYTES, max_download_seconds: float = DOWNLOAD_SECONDS,
+        **options: Any,
+    ) -> np.ndarray:  # fmt: skip
+        """The samples of one recording at the model's rate.
+
+        Args:
+            recording: What the pipeline takes for one.
+            max_bytes: Most that is read from an address or a file object.
+            max_download_seconds: Longest time that fetching it from an address may take.
+            **options: `allow_truncated` and `max_seconds` as for `read_audio`.
+
+        Returns:
+            Float32, shape `(samples,)`, full scale 1.
+        """
         if isinstance(recording, str) and recording.startswith(("http://", "https://")):
-            recording = httpx.get(recording, follow_redirects=True).raise_for_status().content
-        samples = load_speech(recording, sampling_rate=self.feature_extractor.sampling_rate)
-        if not samples.any():
+            recording = fetch(recording, max_bytes=max_bytes, max_seconds=max_download_seconds)
+        rate = self.feature_extractor.sampling_rate
+        samples = load_speech(recording, sampling_rate=rate, max_bytes=max_bytes, **options)
+        if not samples.any() or (len(samples) > 1 and samples.min() == samples.max()):
             logger.warning("a recording is digital silence: its scores say nothing")
         return samples
 
@@ -113,9 +153,65 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
                 inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params
             )
         batches = like_lengths(
-            map(self.read, inputs), length=len, fits=lambda count, _: count <= batch_size, window=_WINDOW * batch_size
+            map(partial(self.read, **preprocess_params), inputs),
+            length=len,
+            fits=lambda count, _: count <= batch_size,
+            window=_WINDOW * batch_size,
         )
         return in_order((places, self.classify_batch(speech, **postprocess_params)) for places, speech in batches)
+
+
+class ChosenByModel(AudioClassificationPipeline):
+    """What `pipeline("audio-classification", ...)` calls: it makes this package's pipeline for this package's models.
+
+    Attributes:
+        model_type: `model_type` of this package's configuration.
+        before: The class that the registry held before; None: the stock one.
+    """
+
+    model_type = "shift_ser"
+    before: type | None = None
+
+    def __new__(cls, *args: Any, model: Any, **options: Any) -> Any:
+        """A pipeline of another class than this one."""
+        ours = getattr(model.config, "model_type", None) == cls.model_type
+        chosen = ShiftAudioClassificationPipeline if ours else cls.before or AudioClassificationPipeline
+        return chosen(*args, model=model, **options)
+
+
+def register_pipeline() -> None:
+    """Make `pipeline("audio-classification", model=...)` take `ShiftAudioClassificationPipeline` for its own models."""
+    entry = PIPELINE_REGISTRY.supported_tasks["audio-classification"]
+    if isinstance(entry["impl"], type) and not issubclass(entry["impl"], ChosenByModel):
+        ChosenByModel.before = entry["impl"]  # somebody else registered a class; a text names the stock one
+    entry["impl"] = ChosenByModel
+
+
+def fetch(address: str, *, max_bytes: int, max_seconds: float) -> bytes:
+    """What is at an address.
+
+    Args:
+        address: An http or https URL.
+        max_bytes: Most that is taken.
+        max_seconds: Longest time that it may take.
+
+    Raises:
+        httpx.HTTPError: If the server answers with an error, or not at all for 20 seconds.
+        ValueError: If it is more or takes longer.
+    """
+    end = time.monotonic() + max_seconds
+    content = bytearray()
+    with httpx.stream("GET", address, follow_redirects=True, timeout=min(_WAIT, max_seconds)) as answer:
+        for block in answer.raise_for_status().iter_bytes():
+            content += block
+            if len(content) > max_bytes:
+                raise ValueError(f"{address} must hold at most {max_bytes} bytes (max_bytes), got more")
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"{address} must be fetched within {max_seconds:g} s (max_download_seconds), got {len(content)}"
+                    " bytes by then"
+                )
+    return bytes(content)
 
 
 def like_lengths(
@@ -196,12 +292,13 @@ def _around(row: int, waiting: Sequence[tuple[float, int, Any]], fits: Callable[
 
 def _recordings(inputs: Any) -> Any:
     """One recording as it is; several as a list, or as what the stock pipeline iterates over without keeping it."""
-    one = (str, os.PathLike, bytes, np.ndarray, torch.Tensor, Mapping)
-    if isinstance(inputs, one) or hasattr(inputs, "get_all_samples"):
+    one = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, torch.Tensor, Mapping)
+    has_method = any(hasattr(inputs, name) for name in ("read", "get_all_samples"))
+    if isinstance(inputs, one) or has_method or has_its_rate(inputs):
         return inputs
     if isinstance(inputs, (list, tuple)):
-        is_number = len(inputs) > 0 and np.ndim(inputs[0]) == 0 and isinstance(inputs[0], (int, float, np.number))
-        return np.asarray(inputs) if is_number else list(inputs)
+        is_number = len(inputs) > 0 and isinstance(inputs[0], (int, float, np.number))
+        return plain_array(inputs, name="the input") if is_number else list(inputs)
     if isinstance(inputs, (GeneratorType, torch.utils.data.Dataset)):
         return inputs
     if not hasattr(inputs, "__iter__"):

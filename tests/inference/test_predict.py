@@ -99,13 +99,41 @@ def test_float32_scores_are_those_of_the_pipeline(norm, fixed):
         assert all(list(result.scores) == list(each) for result, each in zip(results, alone, strict=True))
 
 
+def round_to_bfloat16(model):
+    """The same model in float32 arithmetic, its weights and what each of its layers gives rounded to bfloat16.
+
+    The least error that bfloat16 has, on any CPU: what each layer computes is exact but for its rounding.
+    """
+
+    def rounded(value):
+        return value.bfloat16().float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    def round_output(module, inputs, output):
+        return tuple(map(rounded, output)) if isinstance(output, tuple) else rounded(output)
+
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(rounded(weight))
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(round_output)
+
+
 @pytest.mark.parametrize("variant", ["linear", "shiftcnn", "shiftlstm", "shiftformer", "transformer"])
-def test_bfloat16_scores_are_near_those_of_float32(variant):
-    exact, coarse = classifier(variant), classifier(variant, dtype=torch.bfloat16)
+def test_bfloat16_adds_little_to_the_error_of_rounding(variant):
+    exact, ideal, coarse = classifier(variant), classifier(variant), classifier(variant, dtype=torch.bfloat16)
+    round_to_bfloat16(ideal.model)
     recordings = clips(*np.random.default_rng(2).integers(400, 9000, 20))
-    for one, two in zip(*(classify_recordings(each, recordings) for each in (exact, coarse)), strict=True):
-        assert two.scores == pytest.approx(one.scores, abs=0.05)
-        assert sum(two.scores.values()) == pytest.approx(1, abs=1e-5)  # softmax in float32
+    given = {}
+    for name, each in (("exact", exact), ("ideal", ideal), ("coarse", coarse)):
+        given[name] = np.array(
+            [[one.scores[label] for label in LABELS] for one in classify_recordings(each, recordings)]
+        )
+    np.testing.assert_allclose(given["coarse"].sum(axis=1), 1, atol=1e-5)  # softmax in float32
+    rounding = np.abs(given["ideal"] - given["exact"]).mean()
+    assert rounding > 0
+    # 2.5 times as much were seen: attention and sums inside a layer round too. These logits are 20 times a new model's.
+    assert np.abs(given["coarse"] - given["exact"]).mean() < 5 * rounding + 1e-4
 
 
 def test_the_batches_hold_no_more_than_the_seconds(classify, monkeypatch):

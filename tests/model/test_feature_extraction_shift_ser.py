@@ -71,6 +71,8 @@ def broken(value, at=7):
         (broken(np.nan), "must be finite, but utterance 0 holds NaN or infinity"),
         (broken(-np.inf), "must be finite, but utterance 0 holds NaN or infinity"),
         ([*noise(500), broken(np.inf)], "must be finite, but utterance 1 holds NaN or infinity"),
+        (broken(1e18), r"utterance 0 must hold samples within 4\.29497e\+09 \(full scale is 1\), got 1e\+18"),
+        (np.ma.masked_less(broken(-9.0), -8), "utterance 0 must hold no masked samples, got 1: fill or cut them"),
         (np.zeros(0), "must hold samples, but utterance 0 is empty"),
         ([np.zeros(500), []], "must hold samples, but utterance 1 is empty"),
         ([], "must hold an utterance, got an empty list"),
@@ -161,5 +163,5 @@ def test_pipeline_gives_the_same_scores_for_every_batch_size(tmp_path):
         scores = [{entry["label"]: entry["score"] for entry in result} for result in (alone, together, given)]
         assert sum(scores[0].values()) == pytest.approx(1)
         assert scores[1] == pytest.approx(scores[0], abs=1e-5) and scores[2] == pytest.approx(scores[0], abs=1e-6)
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="must hold finite samples only"):
         classify(broken(np.nan))

@@ -1,6 +1,9 @@
 import http.server
+import json
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +13,15 @@ import soundfile as sf
 import torch
 from conftest import tiny_encoder_config, tiny_model
 from datasets import Audio, Dataset, Features
-from transformers import Wav2Vec2FeatureExtractor, pipeline
+from huggingface_hub.utils import httpx
+from transformers import (
+    AudioClassificationPipeline,
+    AutoProcessor,
+    HubertForSequenceClassification,
+    HubertModel,
+    Wav2Vec2FeatureExtractor,
+    pipeline,
+)
 from transformers.pipelines.pt_utils import KeyDataset
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
@@ -254,8 +265,8 @@ def broken(value):
         (np.zeros(500, dtype=bool), "but the input is bool"),
         (np.zeros((3, 500)), r"one or two channels, .* got \(3, 500\): give several recordings as a list"),
         (np.zeros((1, 2, 500)), r"one or two channels, .* got \(1, 2, 500\)"),
-        ({"raw": tone()}, r'"raw" or "array" with a "sampling_rate" above 0 Hz, .* keys \[\'raw\'\] and the rate None'),
-        ({"raw": tone(), "sampling_rate": 0}, "and the rate 0"),
+        ({"raw": tone()}, r'"raw" or "array" with a "sampling_rate", .* keys \[\'raw\'\] and the rate None'),
+        ({"raw": tone(), "sampling_rate": 0}, "a number from 1000 to 1000000 Hz, got 0"),
         ({"sampling_rate": RATE}, "got the keys"),
         ([None], "but the input is object"),
         (7, "inputs must be a recording or several, got int"),
@@ -321,6 +332,143 @@ def test_addresses_are_fetched(classify, expected, files):
         assert scores(classify(f"{address}/tone.flac")) == pytest.approx(expected, abs=1e-4)
         with pytest.raises(Exception, match="404"):
             classify(f"{address}/nowhere.wav")
+        server.shutdown()
+
+
+@pytest.fixture
+def endless():
+    """Address of a server whose answer never ends."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(bytes(1000))
+                    time.sleep(0.005)
+            except OSError:
+                pass  # the client has had enough
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/endless.wav"
+        server.shutdown()
+
+
+def test_an_address_that_never_ends(classify, endless):
+    with pytest.raises(ValueError, match=r"endless\.wav must hold at most 5000 bytes \(max_bytes\), got more"):
+        classify(endless, max_bytes=5000)
+    with pytest.raises(
+        ValueError, match=r"must be fetched within 0\.1 s \(max_download_seconds\), got \d+ bytes by then"
+    ):
+        classify([endless, tone()], max_download_seconds=0.1, batch_size=2)
+
+
+def test_what_gradio_gives_and_file_objects(classify, expected, files):
+    integers = np.round(tone() * 32767).astype(np.int16)
+    for recording in ((RATE, integers), (RATE, np.stack([integers, integers], axis=1))):
+        assert scores(classify(recording)) == pytest.approx(expected, abs=2e-3)
+        assert len(classify([recording, (2 * RATE, integers)], batch_size=2)) == 2
+    with open(files / "tone.wav", "rb") as one, open(files / "tone.flac", "rb") as other:
+        assert scores(classify(one)) == pytest.approx(expected, abs=1e-4)
+        one.seek(0)
+        assert [scores(each) for each in classify([one, other])] == [pytest.approx(expected, abs=1e-4)] * 2
+    for content in (bytearray, memoryview):
+        given = content((files / "tone.wav").read_bytes())
+        assert scores(classify(given)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_options_of_reading_go_through(classify, expected, files):
+    whole = (files / "tone.wav").read_bytes()
+    with pytest.raises(ValueError, match="as much audio as its header promises"):
+        classify(whole[:-6])
+    for recordings in (whole[:-6], [whole[:-6]] * 3, (each for each in [whole[:-6]])):
+        given = classify(recordings, allow_truncated=True, batch_size=2)
+        first = given if isinstance(recordings, bytes) else next(iter(given))
+        assert scores(first) == pytest.approx(expected, abs=1e-3)
+    told = pipeline(
+        "audio-classification", model=classify.model, feature_extractor=ShiftFeatureExtractor(), device="cpu",
+        max_seconds=0.4,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"must last at most 0\.4 s"):
+        told(whole)
+
+
+def test_scores_that_are_not_finite_never_leave():
+    broken_model = classifier()
+    with torch.no_grad():
+        broken_model.model.classifier.bias[1] = np.nan
+    for recordings in (tone(), [tone(), tone()]):
+        with pytest.raises(ValueError, match=r"scores must be finite, but the model's logits are \[.*nan"):
+            broken_model(recordings, batch_size=2)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.25])
+def test_a_constant_is_silence(classify, constant, caplog):
+    for recording in (np.full(8000, constant), (8000, np.full(4000, constant))):
+        classify(recording)
+    assert caplog.messages.count("a recording is digital silence: its scores say nothing") == 2
+
+
+def test_the_plain_pipeline_is_ours_for_our_models_only(files, tmp_path):
+    model = tiny_model("shiftcnn", temperature=2.0)
+    model.save_pretrained(tmp_path / "ours")
+    ShiftFeatureExtractor().save_pretrained(tmp_path / "ours")
+    sf.write(tmp_path / "a.flac", tone(44100), 44100)
+    by_class = pipeline(
+        "audio-classification", model=str(tmp_path / "ours"), pipeline_class=ShiftAudioClassificationPipeline
+    )
+    for trust in (False, True):
+        options = {"model": str(tmp_path / "ours"), "trust_remote_code": trust}
+        plain, calm = (pipeline("audio-classification", calibrated=calm, **options) for calm in (False, True))
+        assert type(plain) is ShiftAudioClassificationPipeline
+        assert plain(tmp_path / "a.flac") == by_class(tmp_path / "a.flac")
+        assert (
+            calm(tmp_path / "a.flac") == by_class(tmp_path / "a.flac", calibrated=True) != by_class(tmp_path / "a.flac")
+        )
+    processor = AutoProcessor.from_pretrained(tmp_path / "ours")
+    assert type(processor) is ShiftFeatureExtractor
+    stock = HubertForSequenceClassification(tiny_encoder_config(architectures=None))
+    theirs = pipeline("audio-classification", model=stock, feature_extractor=Wav2Vec2FeatureExtractor())
+    assert type(theirs) is AudioClassificationPipeline
+
+
+def test_an_encoder_alone_is_refused(tmp_path):
+    HubertModel(tiny_encoder_config()).save_pretrained(tmp_path)
+    ShiftFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a saved model for audio classification, got HubertModel in .* a random one"):
+        pipeline("audio-classification", model=str(tmp_path), pipeline_class=ShiftAudioClassificationPipeline)
+
+
+def test_a_service_of_many_threads_answers_as_one_after_the_other(classify):
+    """An HTTP service around one pipeline: 8 clients at once, mixed lengths."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            samples = np.frombuffer(self.rfile.read(int(self.headers["Content-Length"])), dtype=np.float32)
+            answer = json.dumps(classify(samples)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    def ask(samples):
+        return httpx.post(address, content=samples.tobytes(), timeout=60).raise_for_status().json()
+
+    recordings = clips(*np.random.default_rng(5).integers(300, 9000, 40))
+    alone = [classify(recording) for recording in recordings]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with ThreadPoolExecutor(8) as clients:
+            assert list(clients.map(ask, recordings)) == alone
         server.shutdown()
 
 
