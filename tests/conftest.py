@@ -12,6 +12,7 @@ from transformers import (
     Data2VecAudioConfig,
     HubertConfig,
     PreTrainedConfig,
+    UniSpeechConfig,
     UniSpeechSatConfig,
     Wav2Vec2Config,
     WavLMConfig,
@@ -33,7 +34,14 @@ CASES = json.loads((FIXTURES / "cases.json").read_text(encoding="utf-8"))
 GOLDEN_HEADS = [name for name in CASES if "dim" in CASES[name]]
 ENCODER_CONFIGS = {
     config.model_type: config
-    for config in (Wav2Vec2Config, HubertConfig, WavLMConfig, UniSpeechSatConfig, Data2VecAudioConfig)
+    for config in (
+        Wav2Vec2Config,
+        HubertConfig,
+        WavLMConfig,
+        UniSpeechConfig,
+        UniSpeechSatConfig,
+        Data2VecAudioConfig,
+    )
 }
 HOP = 320  # samples from frame to frame of every encoder here, as in the real ones
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .encoders import FEATURE_PROJECTION
 from .temporal_shift import check_shift
 
 __version__ = "0.1.0"  # of the package: here, since this file travels with models and the package's own does not
@@ -164,8 +165,14 @@ class ShiftConfig(SavedConfig):
             position joins the frames before the first block). Read where a transformer block has attention.
         max_position_embeddings: Frames the position tables reach; farther distances and positions are clipped.
         use_weighted_layer_sum: Learn a softmax-weighted sum over all encoder layers instead of taking the last.
-        encoder_layer: Take the encoder's `hidden_states[encoder_layer]`: 0 is the input of its first layer, N the
-            output of layer N. Default: its `last_hidden_state`.
+        encoder_layer: What the head reads of the encoder. A number takes its `hidden_states[encoder_layer]`: 0 is the
+            input of its first layer (positional convolution included), N the output of layer N; what lies above is
+            not run. `feature_projection` takes its projected features, which come before the positional convolution
+            and attention: each frame depends on its own 25 ms of speech (and, with `feat_extract_norm="group"`, on
+            the scale of the utterance). Default: its `last_hidden_state`. In encoders with
+            `do_stable_layer_norm=True` (most large ones: pre-norm) a final norm follows the last of N layers, so
+            there `encoder_layer=N` is the last frames **before** that norm, on another scale; in the others the two
+            are equal.
         mask_time_prob: SpecAugment on the encoder's frames, in training only: share of frames under time masks.
         mask_time_length: Frames in one time mask. Time masks are skipped in batches that are shorter.
         mask_time_min_masks: Least number of time masks.
@@ -176,6 +183,9 @@ class ShiftConfig(SavedConfig):
         freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
             (`False`): all but its convolutional feature encoder is trained.
         encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
+        encoder_layerdrop: Probability that training leaves out a layer of the encoder's transformer (LayerDrop); its
+            input is its output then. Where the encoder is frozen no layer is left out. Default: 0, or with
+            `encoder_augmentation` the encoder's own.
         temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
             fitted on a validation set; nothing else reads it. `None`: never fitted.
         **options: Those of `SavedConfig`, the names of the classes among them.
@@ -207,7 +217,7 @@ class ShiftConfig(SavedConfig):
     position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "relative_key_query"
     max_position_embeddings: int = 374
     use_weighted_layer_sum: bool = False
-    encoder_layer: int | None = None
+    encoder_layer: int | Literal["feature_projection"] | None = None
     mask_time_prob: float | int = 0.08
     mask_time_length: int = 15
     mask_time_min_masks: int = 2
@@ -217,6 +227,7 @@ class ShiftConfig(SavedConfig):
     mask_padding: bool = True
     freeze_encoder: bool = True
     encoder_augmentation: bool = False
+    encoder_layerdrop: float | int | None = None
     temperature: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -227,9 +238,13 @@ class ShiftConfig(SavedConfig):
         self.encoder_config = copy.deepcopy(encoder_config)
         self.encoder_config._name_or_path = ""
         self.encoder_config.dtype = None  # the whole model has one dtype, whatever the encoder was saved in
+        if self.encoder_layerdrop is None:
+            self.encoder_layerdrop = (
+                getattr(self.encoder_config, "layerdrop", 0.0) if self.encoder_augmentation else 0.0
+            )
+        self.encoder_config.layerdrop = self.encoder_layerdrop
         if not self.encoder_augmentation:
             self.encoder_config.apply_spec_augment = False
-            self.encoder_config.layerdrop = 0.0
         if self.shift_placement is None:
             self.shift_placement = ALLOWED_PLACEMENTS.get(self.head_type, ("none",))[0]
         for name, value in PUBLISHED.get(self.head_type, {}).items():
@@ -280,7 +295,7 @@ class ShiftConfig(SavedConfig):
 
     @property
     def encoder_output(self) -> int | str:
-        """What of the encoder the head reads: `"all"` its layers, one of them by number, or the `"last"` frames."""
+        """What of the encoder the head reads: `"all"` its layers, one by number or name, or the `"last"` frames."""
         if self.use_weighted_layer_sum:
             return "all"
         return "last" if self.encoder_layer is None else self.encoder_layer
@@ -302,18 +317,15 @@ class ShiftConfig(SavedConfig):
             )
         if self.encoder_layer is not None:
             last = self.encoder_config.num_hidden_layers
-            if not 0 <= self.encoder_layer <= last:
+            if self.encoder_layer != FEATURE_PROJECTION and not 0 <= self.encoder_layer <= last:
                 raise ValueError(
-                    f"encoder_layer must be from 0 to the encoder's {last} layers, got {self.encoder_layer}"
+                    f"encoder_layer must be from 0 to the encoder's {last} layers, or {FEATURE_PROJECTION!r},"
+                    f" got {self.encoder_layer}"
                 )
             if self.use_weighted_layer_sum:
                 raise ValueError(f"encoder_layer must be None with use_weighted_layer_sum, got {self.encoder_layer}")
-        wanted = "use_weighted_layer_sum" if self.use_weighted_layer_sum else "encoder_layer"
-        if self.encoder_output != "last" and getattr(self.encoder_config, "layerdrop", 0.0) > 0:
-            raise ValueError(
-                f"{wanted} needs an encoder_config with layerdrop=0, since LayerDrop leaves layers out,"
-                f" got {self.encoder_config.layerdrop}"
-            )
+        if not 0 <= self.encoder_layerdrop < 1:
+            raise ValueError(f"encoder_layerdrop must be from 0 to below 1, got {self.encoder_layerdrop}")
 
     def validate_shift(self) -> None:
         """The shift must be one, and one that the head type knows."""

@@ -1,139 +1,204 @@
-"""What it takes for an encoder's frames not to depend on the padding beside them.
+"""How an encoder of speech is run so that its frames do not depend on the padding beside them.
 
-Two places in the encoders mix padding into speech, mask or no mask. With `feat_extract_norm="group"` (wav2vec 2.0 base,
-HuBERT base) the first convolution is normalised over the whole length of the batch; and data2vec's positional
-convolutions, several in a row, carry what they made of padding back into speech. Both are told here where utterances
-end. No parameter changes its name.
+`ENCODERS` lists the families that are known. Two places in them mix padding into speech, mask or no mask: with
+`feat_extract_norm="group"` (wav2vec 2.0 base, HuBERT base) the first convolution is normalised over the whole length of
+the batch; and data2vec's positional convolutions, several in a row, carry what they made of padding back into speech.
+`encode` calls the encoder's own modules one after the other and hands lengths and masks to them as arguments: it writes
+nothing on a module, so threads may share one, and it stops at the layer that is read.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers.masking_utils import create_bidirectional_mask
+
+from .temporal_shift import zero_padding
+
+FEATURE_PROJECTION = "feature_projection"  # in place of a layer's number: the frames before positions and attention
 
 
-class MaskedGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` whose statistics are taken over the first `lengths` positions only, when these are set.
+@dataclass(frozen=True)
+class EncoderFamily:
+    """What tells one family of encoders from the others.
 
-    Shape:
-        `(batch, channels, time)` -> the same; `lengths`: `(batch,)`, from 1 to time, or None
+    Attributes:
+        title: Its name in texts.
+        pre_norm: Whether `do_stable_layer_norm` puts the norm of its transformer last instead of first.
+        position_bias: Whether its layers hand a position bias on to each other.
     """
 
-    lengths: torch.Tensor | None = None
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Normalise; positions beyond an utterance's length are scaled like the others and count for nothing."""
-        batch, channels, time = values.shape
-        if self.num_groups == channels and values.dtype == torch.bfloat16 and values.transpose(1, 2).is_contiguous():
-            return self._channels_last(values)
-        if self.lengths is None:
-            return super().forward(values)
-        grouped = values.float().view(batch, self.num_groups, channels // self.num_groups, time)
-        outside = _outside(self.lengths, time)[:, None, None, :]
-        count = (self.lengths * (channels // self.num_groups)).view(batch, 1, 1, 1)
-        centred = grouped - grouped.masked_fill(outside, 0.0).sum(dim=(2, 3), keepdim=True) / count
-        variance = centred.masked_fill(outside, 0.0).square().sum(dim=(2, 3), keepdim=True) / count
-        normalised = (centred * torch.rsqrt(variance + self.eps)).view(batch, channels, time)
-        return (normalised * self.weight[:, None] + self.bias[:, None]).to(values.dtype)
-
-    def _channels_last(self, values: torch.Tensor) -> torch.Tensor:
-        """The same without a change of layout: with one channel a group it is the batch norm of an utterance."""
-        ends = [values.shape[2]] * len(values) if self.lengths is None else self.lengths.tolist()
-        rows = []
-        for utterance, end in zip(values.transpose(1, 2), ends, strict=True):
-            frames = torch.batch_norm(utterance[:end], self.weight, self.bias, None, None, True, 0.0, self.eps, False)
-            rows.append(nn.functional.pad(frames, (0, 0, 0, values.shape[2] - end)))
-        return torch.stack(rows).transpose(1, 2)
+    title: str
+    pre_norm: bool = True
+    position_bias: bool = False
 
 
-class MaskedActivation(nn.Module):
-    """An activation whose output is zero from position `lengths` on, when these are set.
+ENCODERS = {
+    "wav2vec2": EncoderFamily("wav2vec 2.0, XLS-R, MMS"),
+    "hubert": EncoderFamily("HuBERT"),
+    "wavlm": EncoderFamily("WavLM", position_bias=True),
+    "unispeech": EncoderFamily("UniSpeech"),
+    "unispeech-sat": EncoderFamily("UniSpeech-SAT"),
+    "data2vec-audio": EncoderFamily("data2vec", pre_norm=False),
+}
 
-    Shape:
-        `(batch, channels, time)` -> the same; `lengths`: `(batch,)`, from 1 to time, or None
+
+def encode(
+    encoder: Any,
+    values: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    output: int | str = "last",
+    convolved: bool = False,
+) -> torch.Tensor:
+    """Frames of an encoder; an utterance's frames are the same alone and in any batch. What is not read is not run.
+
+    Args:
+        encoder: A model of `AutoModel`. One of a family that is not in `ENCODERS` is run by its own `forward`.
+        values: Speech `(batch, samples)`, or (`convolved`) what its convolutions made of it
+            `(batch, time, conv_channels)`.
+        attention_mask: 1 on speech, 0 on the padding at its right; over samples, or (`convolved`) over frames. None:
+            nothing is padding.
+        output: `"last"`: its `last_hidden_state`; a number: that one of its `hidden_states`; `"all"`: all of these;
+            `"feature_projection"`: its projected features, before positions and attention; `"convolutions"`.
+        convolved: Whether the convolutions have been run before.
+
+    Returns:
+        Frames `(batch, time, channels)`; of `"all"` `(batch, layers + 1, time, channels)`; of `"convolutions"`
+        `(batch, time, conv_channels)`.
+
+    Raises:
+        ValueError: If an encoder of another family is asked for more than its own `forward` does.
     """
+    if encoder.config.model_type not in ENCODERS:
+        return _encode_stock(encoder, values, attention_mask, output=output, convolved=convolved)
+    frames = values if convolved else _convolve(encoder, values, attention_mask)
+    if output == "convolutions":
+        return frames
+    if convolved or attention_mask is None:
+        mask = None if attention_mask is None else attention_mask.bool()
+    else:
+        mask = encoder._get_feature_vector_attention_mask(frames.shape[1], attention_mask.long()).bool()
+    projected = encoder.feature_projection(frames)
+    frames = projected[0] if isinstance(projected, tuple) else projected
+    if output == FEATURE_PROJECTION:
+        return frames
+    frames = encoder._mask_hidden_states(frames, attention_mask=mask)  # its own SpecAugment, if it has any
+    states, last = _transform(encoder, zero_padding(frames, mask), mask, output=output)
+    if output == "last":
+        return last
+    return torch.stack(states, dim=1) if output == "all" else states[-1]
 
-    lengths: torch.Tensor | None = None
 
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
+def _encode_stock(
+    encoder: Any, values: torch.Tensor, attention_mask: torch.Tensor | None, *, output: int | str, convolved: bool
+) -> torch.Tensor:
+    """Frames as an encoder's own `forward` gives them."""
+    if convolved or output in ("convolutions", FEATURE_PROJECTION):
+        asked = "extract_features" if convolved else output
+        raise ValueError(f"{asked} need an encoder of {', '.join(ENCODERS)}, got {encoder.config.model_type!r}")
+    outputs = encoder(values, attention_mask=attention_mask, output_hidden_states=output != "last", return_dict=True)
+    if output == "last":
+        return outputs.last_hidden_state
+    return torch.stack(outputs.hidden_states, dim=1) if output == "all" else outputs.hidden_states[output]
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Activate, and zero what is padding."""
-        values = self.activation(values)
-        if self.lengths is None:
-            return values
-        return values.masked_fill(_outside(self.lengths, values.shape[-1])[:, None, :], 0.0)
 
-
-def make_padding_aware(encoder: Any) -> None:
-    """Put the two modules above where a wav2vec2-like encoder needs them."""
-    first = encoder.feature_extractor.conv_layers[0]
+def _convolve(encoder: Any, speech: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Speech `(batch, samples)` -> what the convolutions make of it, `(batch, time, conv_channels)`."""
+    values = speech[:, None]
+    first, *others = encoder.feature_extractor.conv_layers
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
-        first.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, eps=norm.eps, device=norm.weight.device)
-        first.layer_norm.weight, first.layer_norm.bias = norm.weight, norm.bias
-    for layer in getattr(encoder.encoder.pos_conv_embed, "layers", []):
-        layer.activation = MaskedActivation(layer.activation)
+        values = first.conv(values)
+        lengths = None if attention_mask is None else _lengths_behind(first.conv, attention_mask)
+        values = first.activation(masked_group_norm(norm, values, lengths))
+    else:
+        values = first(values)
+    for layer in others:
+        values = layer(values)
+    return values.transpose(1, 2)
 
 
-@contextmanager
-def utterance_ends(encoder: Any, attention_mask: torch.Tensor | None) -> Iterator[None]:
-    """For the time of one forward pass, tell a padding-aware encoder where utterances end.
-
-    Args:
-        encoder: An encoder that went through `make_padding_aware`.
-        attention_mask: Over samples, shape `(batch, samples)`; None: nothing is padding.
-    """
-    if attention_mask is None:
-        yield
-        return
-    samples = attention_mask.sum(dim=-1)
-    convolution = encoder.feature_extractor.conv_layers[0].conv
-    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    of_first = torch.div(samples - kernel, stride, rounding_mode="floor").clamp(min=0) + 1
-    of_frames = encoder._get_feat_extract_output_lengths(samples).clamp(min=1)
-    with _lengths(encoder, of_first, of_frames):
-        yield
+def _lengths_behind(convolution: nn.Conv1d, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Positions `(batch,)` that a convolution makes of each utterance, at least 1."""
+    samples, kernel, stride = attention_mask.sum(dim=-1), convolution.kernel_size[0], convolution.stride[0]
+    return torch.div(samples - kernel, stride, rounding_mode="floor").clamp(min=0) + 1
 
 
-@contextmanager
-def past_convolutions(encoder: Any, attention_mask: torch.Tensor | None) -> Iterator[None]:
-    """For the time of one forward pass, let an encoder take its convolutions' output where it takes speech.
-
-    What the encoder is called with, shape `(batch, channels, time)`, and the mask beside it, are handed through as if
-    the convolutions had just made them of speech; everything behind them runs as always.
+def masked_group_norm(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """A group norm whose statistics are taken over the first `lengths` positions of each utterance.
 
     Args:
-        encoder: An encoder that went through `make_padding_aware`.
-        attention_mask: Bool, over frames, shape `(batch, time)`; None: nothing is padding.
+        norm: Groups, scale, bias and epsilon.
+        values: Shape `(batch, channels, time)`.
+        lengths: Shape `(batch,)`, from 1 to time; None: everything counts.
+
+    Returns:
+        The same shape; positions beyond an utterance's length are scaled like the others and count for nothing.
     """
-    of_frames = None if attention_mask is None else attention_mask.sum(dim=-1).clamp(min=1)
-    encoder.feature_extractor.forward = lambda values: values
-    encoder._get_feature_vector_attention_mask = lambda time, mask, **options: mask
-    try:
-        with _lengths(encoder, None, of_frames):
-            yield
-    finally:
-        del encoder.feature_extractor.forward, encoder._get_feature_vector_attention_mask
+    batch, channels, time = values.shape
+    if norm.num_groups == channels and values.dtype == torch.bfloat16 and values.transpose(1, 2).is_contiguous():
+        return _norm_channels_last(norm, values, lengths)
+    if lengths is None:
+        return norm(values)
+    grouped = values.float().view(batch, norm.num_groups, channels // norm.num_groups, time)
+    outside = (torch.arange(time, device=lengths.device) >= lengths[:, None])[:, None, None, :]
+    count = (lengths * (channels // norm.num_groups)).view(batch, 1, 1, 1)
+    centred = grouped - grouped.masked_fill(outside, 0.0).sum(dim=(2, 3), keepdim=True) / count
+    variance = centred.masked_fill(outside, 0.0).square().sum(dim=(2, 3), keepdim=True) / count
+    normalised = (centred * torch.rsqrt(variance + norm.eps)).view(batch, channels, time)
+    return (normalised * norm.weight[:, None] + norm.bias[:, None]).to(values.dtype)
 
 
-@contextmanager
-def _lengths(encoder: Any, of_first: torch.Tensor | None, of_frames: torch.Tensor | None) -> Iterator[None]:
-    """Set how long utterances are behind the first convolution, and in frames; afterwards forget it."""
-    aware = [module for module in encoder.modules() if isinstance(module, (MaskedGroupNorm, MaskedActivation))]
-    for module in aware:
-        module.lengths = of_first if isinstance(module, MaskedGroupNorm) else of_frames
-    try:
-        yield
-    finally:
-        for module in aware:
-            module.lengths = None
+def _norm_channels_last(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """The same without a change of layout: with one channel a group it is the batch norm of an utterance."""
+    ends = [values.shape[2]] * len(values) if lengths is None else lengths.tolist()
+    rows = []
+    for utterance, end in zip(values.transpose(1, 2), ends, strict=True):
+        frames = torch.batch_norm(utterance[:end], norm.weight, norm.bias, None, None, True, 0.0, norm.eps, False)
+        rows.append(nn.functional.pad(frames, (0, 0, 0, values.shape[2] - end)))
+    return torch.stack(rows).transpose(1, 2)
 
 
-def _outside(lengths: torch.Tensor, time: int) -> torch.Tensor:
-    """Bool mask `(batch, time)` of the positions that are padding."""
-    return torch.arange(time, device=lengths.device) >= lengths[:, None]
+def _transform(
+    encoder: Any, frames: torch.Tensor, mask: torch.Tensor | None, *, output: int | str
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Positions and the transformer's layers, as far as `output` needs them.
+
+    Returns:
+        The input of the first layer and the output of each that was run; and the encoder's last frames, if all were.
+    """
+    family, transformer = ENCODERS[encoder.config.model_type], encoder.encoder
+    pre_norm = family.pre_norm and encoder.config.do_stable_layer_norm
+    attention_mask = mask
+    if not family.position_bias:  # WavLM takes the mask as it is
+        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=frames, attention_mask=mask)
+    frames = frames + _positions(transformer.pos_conv_embed, frames, mask)
+    frames = transformer.dropout(frames if pre_norm else transformer.layer_norm(frames))
+    states, bias = [frames], None
+    run_all = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(transformer)  # all processes stay in step
+    layers = transformer.layers[:output] if isinstance(output, int) else transformer.layers
+    for index, layer in enumerate(layers):
+        # The first layer of WavLM makes the position bias of all others.
+        droppable = transformer.training and encoder.config.layerdrop > 0 and not (family.position_bias and index == 0)
+        if droppable and bool(torch.rand([]) < encoder.config.layerdrop) and not run_all:
+            pass
+        elif family.position_bias:
+            frames, bias = layer(frames, attention_mask=attention_mask, position_bias=bias)
+        else:
+            frames = layer(frames, attention_mask=attention_mask)
+        states.append(frames)
+    return states, transformer.layer_norm(frames) if pre_norm else frames
+
+
+def _positions(embedding: Any, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Output of the positional convolutions; between two of them padding is zero again, as it is at the first."""
+    layers = getattr(embedding, "layers", None)
+    if layers is None:
+        return embedding(frames)
+    for layer in layers:
+        frames = zero_padding(layer(frames.transpose(1, 2)).transpose(1, 2), mask)
+    return frames

@@ -14,7 +14,7 @@ from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
     ShiftConfig,
 )
-from .encoders import make_padding_aware, past_convolutions, utterance_ends
+from .encoders import encode
 from .heads import ShiftHead
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
@@ -173,7 +173,7 @@ class ShiftModel(ShiftPreTrainedModel):
         super().__init__(config)
         config.validate()
         self.encoder = AutoModel.from_config(config.encoder_config)
-        make_padding_aware(self.encoder)
+        self.encoder.config.layerdrop = config.encoder_layerdrop  # from_pretrained may have set it last
         layers = self.encoder.config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
@@ -287,20 +287,9 @@ class ShiftModel(ShiftPreTrainedModel):
             raise ValueError("extract_features must go into an encoder without adapter, got one with add_adapter=True")
         sizes = ("time", self.encoder.config.conv_dim[-1]) if convolved else ("samples",)
         values = self._check(name, values, sizes, attention_mask)
-        if convolved:
-            attention_mask = None if attention_mask is None else attention_mask.bool()
-            run, values = past_convolutions(self.encoder, attention_mask), values.transpose(1, 2)
-        else:
-            run = utterance_ends(self.encoder, attention_mask)
-        wanted = self.config.encoder_output
         trained = torch.is_grad_enabled() and not self.config.freeze_encoder
-        with torch.set_grad_enabled(trained), run:
-            outputs = self.encoder(
-                values, attention_mask=attention_mask, output_hidden_states=wanted != "last", return_dict=True
-            )
-        if wanted == "last":
-            return outputs.last_hidden_state
-        return torch.stack(outputs.hidden_states, dim=1) if wanted == "all" else outputs.hidden_states[wanted]
+        with torch.set_grad_enabled(trained):
+            return encode(self.encoder, values, attention_mask, output=self.config.encoder_output, convolved=convolved)
 
     def _check(
         self, name: str, values: torch.Tensor, sizes: tuple[str | int, ...], attention_mask: torch.Tensor | None

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..evaluation.run_folder import aside
+from ..model.encoders import FEATURE_PROJECTION
 from .grid import fraction
 
 Group = Mapping[str, Any]
@@ -94,9 +95,9 @@ def plot_layers(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
             offset = 0.07 * (rank - (len(every) - 1) / 2)
             places = [positions[group["encoder_layer"]] + offset for group in line]
             _line(axes, places, line, metric, COLORS[rank % len(COLORS)], title)
-        axes.set_xticks(list(positions.values()), ["last" if layer is None else str(layer) for layer in layers])
+        axes.set_xticks(list(positions.values()), [_layer_name(layer) for layer in layers])
         axes.set_xlim(-0.4, len(layers) - 0.6)
-        axes.set_xlabel("layer of the encoder (0: its input)")
+        axes.set_xlabel("layer of the encoder (local: feature projection, 0: input of the first layer)")
 
     return _panels(groups, settings, draw, "Scores over the encoder's layer", width=2.5 + 0.7 * len(layers))
 
@@ -234,5 +235,14 @@ def _setting(key: Sequence[Any]) -> str:
     return ", ".join(Path(value).name if isinstance(value, str) else f"layer {value}" for value in key)
 
 
-def _layer_order(layer: int | None) -> float:
-    return float("inf") if layer is None else layer
+def _layer_order(layer: int | str | None) -> float:
+    """From what is nearest to speech to the last frames."""
+    if layer is None:
+        return float("inf")
+    return -1.0 if layer == FEATURE_PROJECTION else float(layer)
+
+
+def _layer_name(layer: int | str | None) -> str:
+    if layer is None:
+        return "last"
+    return "local" if layer == FEATURE_PROJECTION else str(layer)

@@ -48,6 +48,8 @@ def head_options(config_class: type) -> list[tuple[str, Any, Any]]:
             union = get_origin(annotation) in (Union, UnionType)
             kinds = [kind for kind in (get_args(annotation) if union else [annotation]) if kind is not type(None)]
             kind = float if float in kinds else kinds[0]  # the command line has one kind of number
+            if len(kinds) > 1 and any(get_origin(each) is Literal for each in kinds):
+                kind = str  # a number or a name, which `ModelArguments` tells apart
             help_text = told.get(name, "").replace("%", "%%")
             options.append((name, Optional[kind], _option(help_text)))  # noqa: UP045 (Literal has no |)
     return options
@@ -68,6 +70,11 @@ _HeadOptions: Any = make_dataclass("_HeadOptions", head_options(ShiftConfig), ba
 @dataclass
 class ModelArguments(_HeadOptions):
     """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
+
+    def __post_init__(self) -> None:
+        """A layer's number as a number."""
+        if isinstance(self.encoder_layer, str) and self.encoder_layer.lstrip("-").isdecimal():
+            self.encoder_layer = int(self.encoder_layer)
 
     @property
     def encoder_path(self) -> str:

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..corpora.corpus import Columns, Recording, scan_recordings
 from ..cpu import use_matrix_convolutions
+from ..model.encoders import FEATURE_PROJECTION, encode
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +254,8 @@ def encode_dataset(
         feature_extractor: Normalises the samples; refuses another sampling rate than its own.
         cache_dir: Folder that holds one sub-folder for each combination of encoder, data and options.
         output: `"last"`: the encoder's last frames; a number: one of its `hidden_states`; `"all"`: all of these, the
-            input of its first layer and the output of each; `"convolutions"`: what its convolutions make of speech.
+            input of its first layer and the output of each; `"feature_projection"`: what comes before positions and
+            attention; `"convolutions"`: what its convolutions make of speech.
         dtype: Of what is kept: float32, float16 or bfloat16.
         encoder_dtype: What the encoder computes in: one of the same.
         max_seconds: Cut longer audio to its first seconds.
@@ -298,10 +300,9 @@ class _Encoding:
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name} must be one of {DTYPES}, got {getattr(self, name)!r}")
         layers = range(self.encoder.config.num_hidden_layers + 1)
-        if self.output not in ("last", "all", "convolutions", *layers):
-            raise ValueError(
-                f"output must be 'last', 'all', 'convolutions' or a layer from 0 to {layers[-1]}, got {self.output!r}"
-            )
+        named = ("last", "all", FEATURE_PROJECTION, "convolutions")
+        if self.output not in (*named, *layers):
+            raise ValueError(f"output must be one of {named} or a layer from 0 to {layers[-1]}, got {self.output!r}")
 
     @property
     def input_name(self) -> str:
@@ -356,12 +357,7 @@ class _Encoding:
         samples = np.asarray(audio["array"], dtype=np.float32)[: self.max_samples]
         features = self.feature_extractor(samples, sampling_rate=audio["sampling_rate"], return_tensors="pt")
         values = features["input_values"].to(self.encoder.device, self.encoder.dtype)
-        if self.output == "convolutions":
-            frames = self.encoder.feature_extractor(values)[0].T
-        else:
-            output = self.encoder(values, output_hidden_states=self.output != "last", return_dict=True)
-            frames = output.last_hidden_state[0] if self.output == "last" else torch.cat(output.hidden_states)
-            frames = frames[self.output] if isinstance(self.output, int) else frames
+        frames = encode(self.encoder, values, output=self.output)[0]
         frames = frames.to("cpu", getattr(torch, self.dtype)).contiguous()
         if not frames.isfinite().all():
             raise ValueError(f"the encoder's frames are not finite in {self.dtype}")

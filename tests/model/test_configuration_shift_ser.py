@@ -165,24 +165,38 @@ def test_broken_rules_say_what_is_allowed(options, message):
         tiny_config(**options)
 
 
-def test_weighted_sum_refuses_layerdrop():
-    options = {"encoder_config": tiny_encoder_config(layerdrop=0.1), "use_weighted_layer_sum": True}
-    with pytest.raises(StrictDataclassClassValidationError, match=r"use_weighted_layer_sum needs .* got 0\.1"):
-        tiny_config(**options, encoder_augmentation=True)
-    assert tiny_config(**options).use_weighted_layer_sum
+def test_layerdrop_is_off_the_encoders_own_or_what_is_asked_for():
+    encoder = {"encoder_config": tiny_encoder_config(layerdrop=0.1)}
+    for options, expected in (
+        ({}, 0.0),
+        ({"encoder_augmentation": True}, 0.1),
+        ({"encoder_layerdrop": 0.05}, 0.05),
+        ({"encoder_layerdrop": 0, "encoder_augmentation": True}, 0),
+    ):
+        config = tiny_config(**encoder, **options, use_weighted_layer_sum=True)
+        assert config.encoder_layerdrop == config.encoder_config.layerdrop == expected
+        assert ShiftConfig.from_dict(config.to_dict()).encoder_layerdrop == expected
+    config = tiny_config(**encoder)
+    config.encoder_layerdrop = 0.2  # as from_pretrained(folder, encoder_layerdrop=0.2) does
+    assert ShiftModel(config).encoder.config.layerdrop == 0.2
+    for value in (-0.1, 1.0):
+        with pytest.raises(StrictDataclassClassValidationError, match=f"from 0 to below 1, got {value}"):
+            tiny_config(encoder_layerdrop=value)
 
 
 def test_one_layer_of_the_encoder():
     assert tiny_config().encoder_output == "last" and tiny_config(encoder_layer=2).encoder_output == 2
     assert tiny_config(use_weighted_layer_sum=True).encoder_output == "all"
+    assert tiny_config(encoder_layer="feature_projection").encoder_output == "feature_projection"
     for layer in (-1, 3):
-        with pytest.raises(StrictDataclassClassValidationError, match=f"from 0 to the encoder's 2 layers, got {layer}"):
+        told = f"from 0 to the encoder's 2 layers, or 'feature_projection', got {layer}"
+        with pytest.raises(StrictDataclassClassValidationError, match=told):
+            tiny_config(encoder_layer=layer)
+    for layer in ("feature", "1", 1.0):
+        with pytest.raises(StrictDataclassFieldValidationError, match="encoder_layer"):
             tiny_config(encoder_layer=layer)
     with pytest.raises(StrictDataclassClassValidationError, match="must be None with use_weighted_layer_sum, got 0"):
         tiny_config(encoder_layer=0, use_weighted_layer_sum=True)
-    options = {"encoder_config": tiny_encoder_config(layerdrop=0.1), "encoder_augmentation": True}
-    with pytest.raises(StrictDataclassClassValidationError, match=r"encoder_layer needs .* layerdrop=0, .* got 0\.1"):
-        tiny_config(**options, encoder_layer=1)
 
 
 def test_heads_need_not_fit_where_there_is_no_attention():

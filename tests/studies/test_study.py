@@ -374,10 +374,10 @@ def test_a_panel_a_corpus_a_line_a_placement_and_proportions_as_fractions():
     assert len(plot_mingling(groups, varied=["corpus"]).axes) == 6  # two panels and a colour bar in each row
 
 
-def test_layers_in_their_order_with_the_last_one_last():
-    groups = [make_group(encoder_layer=layer) for layer in (None, 3, 0)]
+def test_layers_in_their_order_from_local_features_to_the_last_frames():
+    groups = [make_group(encoder_layer=layer) for layer in (None, 3, "feature_projection", 0)]
     axes = plot_layers(groups, varied=["encoder_layer"]).axes
-    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["0", "3", "last"]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["local", "0", "3", "last"]
     assert [axes[1].get_ylabel(), len(axes)] == ["UA (test folds)", 2]
 
 

@@ -172,3 +172,11 @@ def test_pushing_an_evaluation_is_refused():
     assert parse_arguments(["--push_to_hub", "--hub_model_id", "me/mine"])[2].hub_model_id == "me/mine"
     with pytest.raises(ValueError, match=r"evaluate_only must be false with push_to_hub, .* got True"):
         parse_arguments(["--push_to_hub", "--evaluate_only", "true"])
+
+
+@pytest.mark.parametrize(("said", "layer"), [("feature_projection", "feature_projection"), ("3", 3), ("0", 0)])
+def test_a_layer_of_the_encoder_by_name_or_number(recipe, said, layer):
+    model_args, _, _ = parse_arguments(["--output_dir", "out", "--encoder_layer", said])
+    assert model_args.encoder_layer == model_args.config_options()["encoder_layer"] == layer
+    model_args, _, _ = parse_arguments([recipe(f"encoder_layer: {said}")])
+    assert model_args.encoder_layer == layer

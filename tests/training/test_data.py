@@ -89,11 +89,16 @@ def test_a_run_in_bfloat16_is_near_the_same_in_float32(scenario, cross_validate,
 
 
 @pytest.mark.parametrize(
-    "way", [["--train_sampling_strategy", "group_by_length"], ["--max_batch_seconds", 12]], ids=str
+    ("way", "layer"),
+    [
+        (["--train_sampling_strategy", "group_by_length"], 1),
+        (["--max_batch_seconds", 12], "feature_projection"),
+    ],
+    ids=str,
 )
-def test_a_run_with_batches_of_like_length(way, cross_validate, tmp_path):
-    flags = ["--folds", 1, "--encoder_layer", 1, *way]
+def test_a_run_with_batches_of_like_length_on_a_layer_by_number_or_name(way, layer, cross_validate, tmp_path):
+    flags = ["--folds", 1, "--encoder_layer", layer, *way]
     result = cross_validate(tmp_path / "out", *flags).run()["folds"][0]
     assert np.isfinite([entry["loss"] for entry in result["history"] if "loss" in entry]).all()
     model = ShiftForSequenceClassification.from_pretrained(tmp_path / "out" / "fold1")
-    assert model.config.encoder_layer == 1
+    assert model.config.encoder_layer == layer

@@ -66,8 +66,12 @@ def encode(encoder, extractor, tmp_path):
 def count_calls(module: torch.nn.Module) -> list[torch.Size]:
     """Shape of what enters the encoder, one entry a call."""
     shapes: list[torch.Size] = []
-    module.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    first_convolution(module).register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0][:, 0].shape))
     return shapes
+
+
+def first_convolution(encoder: torch.nn.Module) -> torch.nn.Module:
+    return encoder.feature_extractor.conv_layers[0].conv
 
 
 def normalise(samples: np.ndarray) -> torch.Tensor:
@@ -79,7 +83,8 @@ def normalise(samples: np.ndarray) -> torch.Tensor:
     "options",
     [
         {}, {"max_seconds": 0.5}, {"fixed_length": 8500}, {"output": "all"}, {"output": 0}, {"output": 1},
-        {"output": "convolutions"}, {"dtype": "float16"}, {"dtype": "bfloat16"}, {"output": "all", "dtype": "bfloat16"},
+        {"output": "convolutions"}, {"output": "feature_projection"},
+        {"dtype": "float16"}, {"dtype": "bfloat16"}, {"output": "all", "dtype": "bfloat16"},
     ],
     ids=str,
 )  # fmt: skip
@@ -95,8 +100,9 @@ def test_frames_equal_a_direct_run(encode, corpus, norm, options):
         with torch.no_grad():
             output = encoder.eval()(values, output_hidden_states=True)
             convolved = encoder.feature_extractor(values)[0].T
+            projected = encoder.feature_projection(convolved[None])[0]
         wanted = options.get("output", "last")
-        by_name = {"last": output.last_hidden_state[0], "convolutions": convolved}
+        by_name = {"last": output.last_hidden_state[0], "convolutions": convolved, "feature_projection": projected}
         by_name |= {"all": torch.cat(output.hidden_states), **dict(enumerate(torch.cat(output.hidden_states)))}
         frames, dtype = cache.frames(name), getattr(torch, options.get("dtype", "float32"))
         assert frames.dtype == dtype and frames.shape == by_name[wanted].shape
@@ -164,7 +170,8 @@ def test_a_second_run_reuses_the_first_and_both_say_so(encode, encoder, corpus, 
     "options",
     [
         {}, {"max_seconds": 0.5}, {"feature_extractor": ShiftFeatureExtractor(fixed_length=8500)}, {"output": "all"},
-        {"output": "convolutions"}, {"dtype": "float16"}, {"output": 1, "dtype": "bfloat16"},
+        {"output": "convolutions"}, {"output": "feature_projection"},
+        {"dtype": "float16"}, {"output": 1, "dtype": "bfloat16"},
     ],
     ids=str,
 )  # fmt: skip
@@ -285,7 +292,7 @@ def test_an_interrupted_run_goes_on_where_it_was(encode, encoder, corpus, interr
         if len(calls) == 3:
             raise interruption
 
-    hook = encoder.register_forward_pre_hook(stop)
+    hook = first_convolution(encoder).register_forward_pre_hook(stop)
     with pytest.raises(interruption):
         encode(corpus)
     (path,) = tmp_path.iterdir()
@@ -329,7 +336,7 @@ def test_two_runs_that_race_share_what_the_first_has_written(encode, encoder, co
     def other_run_finishes(*_):
         shutil.copytree(tmp_path / "other", path, dirs_exist_ok=True)
 
-    encoder.register_forward_pre_hook(other_run_finishes)
+    first_convolution(encoder).register_forward_pre_hook(other_run_finishes)
     calls = count_calls(encoder)
     cache = encode(corpus)
     assert len(cache) == 3 and len(calls) == 1
@@ -379,7 +386,7 @@ def test_an_utterance_that_is_not_cached_is_named(encode, corpus):
         ({"max_seconds": float("nan")}, "max_seconds must be above 0, got nan"),
         ({"dtype": "int8"}, r"dtype must be one of \('float32', 'float16', 'bfloat16'\), got 'int8'"),
         ({"encoder_dtype": "half"}, "encoder_dtype must be one of .*, got 'half'"),
-        ({"output": 3}, "'convolutions' or a layer from 0 to 2, got 3"),
+        ({"output": 3}, r"'convolutions'\) or a layer from 0 to 2, got 3"),
         ({"output": "first"}, "got 'first'"),
     ],
 )
