@@ -73,8 +73,9 @@ class ModelArguments(_HeadOptions):
 
     def __post_init__(self) -> None:
         """A layer's number as a number."""
-        if isinstance(self.encoder_layer, str) and self.encoder_layer.lstrip("-").isdecimal():
-            self.encoder_layer = int(self.encoder_layer)
+        layer: int | str | None = getattr(self, "encoder_layer")  # noqa: B009 (a type checker sees no made fields)
+        if isinstance(layer, str) and layer.lstrip("-").isdecimal():
+            self.encoder_layer = int(layer)
 
     @property
     def encoder_path(self) -> str:
