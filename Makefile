@@ -9,10 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test check clean
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/python -m shift_ser.corpora.synthetic corpora/demo
-	$(BIN)/python examples/run_ser.py demo
-	$(BIN)/python examples/predict.py --model runs/demo/fold1 \
-		corpora/demo/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+	$(BIN)/shift-ser demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests shift_ser --numprocesses 2 --dist loadfile --cov=shift_ser --cov-report=term --cov-fail-under=95

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: n
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from shift_ser import ShiftConfig, ShiftFeatureExtractor, ShiftForSequenceClassification
+from shift_ser.cli import cli
 from shift_ser.corpora.synthetic import make_synthetic_corpus
 from shift_ser.hub.convert_original_checkpoint import convert_state_dict
 from shift_ser.hub.model_card import write_fold_cards
@@ -94,6 +96,11 @@ def finished(cross_validate, tmp_path_factory):
     results = run.run()
     write_fold_cards(run.output_dir, results)
     return run, results
+
+
+def command_line(*words) -> Result:
+    """What `shift-ser` prints and exits with, run in this process."""
+    return CliRunner().invoke(cli, [*map(str, words)], prog_name="shift-ser")
 
 
 def tiny_encoder_config(model_type: str = "hubert", **options) -> PreTrainedConfig:

@@ -1,12 +1,7 @@
-"""IEMOCAP as a `datasets.Dataset`, read from the folder of the release.
+"""IEMOCAP as a `datasets.Dataset`, read from the folder of the release."""
 
-`python -m shift_ser.corpora.iemocap FOLDER` checks whether a copy is whole.
-"""
-
-import argparse
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -345,20 +340,3 @@ ENTRY = Corpus(
     check=check_iemocap,
     protocol="leave one session out (five folds)",
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print the report; the exit code is 1 if something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m shift_ser.corpora.iemocap", description="Check a copy of IEMOCAP.")
-    parser.add_argument("root", help="the release's folder")
-    args = parser.parse_args(argv)
-    try:
-        report = check_iemocap(args.root)
-    except FileNotFoundError as error:
-        parser.error(str(error))
-    print(report)
-    return 0 if report.ok else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

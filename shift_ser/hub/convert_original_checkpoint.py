@@ -1,10 +1,9 @@
-"""The authors' checkpoints in our names: `python -m shift_ser.hub.convert_original_checkpoint --help`.
+"""The authors' checkpoints in our names (`shift-ser convert`).
 
 The authors' `Pretrain_Model` holds the head under `model.` and a torchaudio encoder under `pretrain.`; a bare head has
 no prefix. Facts on names and label order: github.com/ECNU-Cross-Innovation-Lab/ShiftSER.
 """
 
-import argparse
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
+from ..model.configuration_shift_ser import ShiftConfig
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 
@@ -144,24 +143,3 @@ def _table_reach(state_dict: Mapping[str, torch.Tensor]) -> int:
     """Frames the distance table reaches (it has twice as many rows less one), or the published 374 without a table."""
     rows = [len(tensor) for name, tensor in state_dict.items() if name.endswith("distance_embedding.weight")]
     return (rows[0] + 1) // 2 if rows else 374
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of :func:`convert_checkpoint`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shift_ser.hub.convert_original_checkpoint",
-        description="Convert a checkpoint file of the authors into a folder that from_pretrained loads.",
-    )
-    parser.add_argument("checkpoint", help=".safetensors or torch.save file")
-    parser.add_argument("output_dir", help="folder to write")
-    parser.add_argument("--variant", required=True, choices=sorted(VARIANTS))
-    parser.add_argument("--encoder", help="Hub name or folder of the encoder, if the file holds a head alone")
-    parser.add_argument("--encoder_type", default="hubert", choices=("hubert", "wav2vec2"))
-    parser.add_argument("--labels", nargs="+", default=ORIGINAL_LABELS, help="class names by index")
-    options = vars(parser.parse_args(arguments))
-    convert_checkpoint(options.pop("checkpoint"), **options)
-    print(f"saved {options['output_dir']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,9 @@
 """A finished run to the Hub: one model with its code, card, results and figure, in one commit."""
 
 import os
-import re
-import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..evaluation.run_folder import fold_folder, read_json, write_json, write_te
 from ..training.arguments import RunArguments
 from .model_card import public_encoder, repository_name, run_card
 
-# Of a fold's folder, what stays at home: predictions tell the labels of the corpus, which its licence may not let out.
+# What of a fold's folder is not uploaded: predictions contain the corpus's labels, which its licence may protect.
 PRIVATE = ("predictions.csv", "validation_predictions.csv", "result.json", "README.md", "checkpoints")
 
 
@@ -43,7 +42,12 @@ class HubRepository:
     """
 
     def __init__(
-        self, run_args: RunArguments, *, settings: Mapping[str, Any], corpus: CorpusInfo, api: HfApi | None = None
+        self,
+        run_args: RunArguments | Namespace,
+        *,
+        settings: Mapping[str, Any],
+        corpus: CorpusInfo,
+        api: HfApi | None = None,
     ) -> None:
         self.api = api or HfApi(token=run_args.hub_token)
         self.private = run_args.hub_private_repo
@@ -92,6 +96,32 @@ class HubRepository:
         return str(url)
 
 
+def push_to_hub(
+    output_dir: str | Path, *, repo_id: str | None = None, token: str | None = None, private: bool | None = None
+) -> str:
+    """Push a finished run: one model with its code, card, results and figure, in one commit.
+
+    Args:
+        output_dir: The run's folder.
+        repo_id: `name` or `namespace/name`; default: named after head, encoder and corpus, in your own namespace.
+        token: Of the Hub; default: that of `HF_TOKEN` or of `hf auth login`.
+        private: Whether a new repository is private; `None`: as the namespace has it.
+
+    Returns:
+        Address of the repository.
+
+    Raises:
+        FileNotFoundError: If there is no finished run.
+        ValueError: If folds are missing, the Hub cannot be asked, or the name is none.
+        PushError: If the upload fails; the run's folder is as it was.
+    """
+    results = read_json(Path(output_dir) / "results.json")
+    if results["missing"]:
+        raise ValueError(f"output_dir must hold a finished run, got {len(results['missing'])} missing folds")
+    named = Namespace(hub_model_id=repo_id, hub_token=token, hub_private_repo=private)
+    return HubRepository(named, settings=results["settings"], corpus=CorpusInfo(**results["corpus"])).push(output_dir)
+
+
 def _causes(error: BaseException) -> str:
     """What an error says, and what lay behind it: the Hub's client names the file, the cause tells why."""
     said = str(error).strip() or type(error).__name__
@@ -107,7 +137,7 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
 
     Returns:
         The folder: model, feature extractor and code of the chosen fold (see `choose_fold`), `README.md`,
-        `results.json`, `results.md`, `confusion.png`. Predictions are left out: they tell the corpus's labels.
+        `results.json`, `results.md`, `confusion.png`. Predictions are not uploaded: they contain the corpus's labels.
     """
     output_dir = Path(output_dir)
     results = read_json(output_dir / "results.json")
@@ -151,14 +181,3 @@ def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     best = max(folds, key=lambda result: result["validation"][metric])
     score = f"{best['validation'][metric]:.2%}"
     return best, f", which has the best {metric.upper()} on its validation set ({score})"
-
-
-def same_command(arguments: Sequence[str]) -> str:
-    """A command line to show: as it was given, but for the token.
-
-    Example:
-        >>> same_command(["run_ser.py", "a recipe.yaml", "--hub_token", "hf_secret"])
-        "python run_ser.py 'a recipe.yaml' --hub_token ..."
-    """
-    line = shlex.join(["python", *arguments])
-    return re.sub(r"(--hub_token[ =])\S+", r"\1...", line)

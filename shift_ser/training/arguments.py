@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Optional, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Optional, Union, get_args, get_origin
 
 import torch
 import yaml
@@ -244,18 +244,34 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     """Read a recipe and flags; flags win.
 
     Args:
-        arguments: Command line without the program: `[recipe.yaml] [--flag value ...]`.
+        arguments: Command line without the program: a recipe, before or after the flags, and `--flag value ...`.
 
     Raises:
-        ValueError: If the recipe is not YAML or not a mapping, or has a key that no argument class knows.
+        ValueError: If there is no such flag or a value is none of its kind; if the recipe is not YAML or not a
+            mapping, or has a key that no argument class knows.
         FileNotFoundError: If there is no such recipe.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
-    words = list(arguments)
-    if words and not words[0].startswith("-"):
-        known = {action.dest for action in parser._actions} - {"help"}
-        words = [*_recipe_words(Path(words[0]), known), *words[1:]]
+    parser = _Parser((ModelArguments, DataArguments, RunArguments), allow_abbrev=False, add_help=False)
+    known, words = {action.dest for action in parser._actions}, list(arguments)
+    rest = parser.parse_known_args(words)[1]
+    for word in rest:
+        if word.startswith("-"):
+            flag = word.lstrip("-").partition("=")[0]
+            close = difflib.get_close_matches(flag, known, n=1)
+            raise ValueError(f"there is no flag {word!r}" + (f"; did you mean '--{close[0]}'?" if close else ""))
+    if len(rest) > 1:
+        raise ValueError(f"there must be at most one recipe, got {', '.join(rest)}")
+    if rest:
+        place = words.index(rest[0])
+        words = [*_recipe_words(Path(rest[0]), known), *words[:place], *words[place + 1 :]]
     return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+
+
+class _Parser(HfArgumentParser):
+    """Raises what argparse would print before it leaves the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
 def read_yaml(path: Path, *, kind: str) -> dict[str, Any]:

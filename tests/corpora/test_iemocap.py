@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from conftest import command_line
 
 from shift_ser.corpora import CORPORA, corpus_info, load_corpus
-from shift_ser.corpora.iemocap import PUBLISHED_EMOTIONS, PUBLISHED_SESSIONS, check_iemocap, load_iemocap, main
+from shift_ser.corpora.iemocap import PUBLISHED_EMOTIONS, PUBLISHED_SESSIONS, check_iemocap, load_iemocap
 
 HEADER = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
 LABELS = (
@@ -256,11 +257,8 @@ def test_bad_label_files_are_problems_and_the_rest_is_counted(release):
     assert report.counts[3] == {"neu": 1, "exc": 1}
 
 
-def test_command_line(small_corpus, release, tmp_path, capsys):
-    assert main([str(small_corpus)]) == 0
-    assert capsys.readouterr().out.endswith("\nok\n")
-    assert main([str(release)]) == 1
-    assert "not ok: 1 problem(s)" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path / "nowhere")])
-    assert "there is no such folder" in capsys.readouterr().err
+def test_command_line(small_corpus, release, tmp_path):
+    good, bad, nowhere = (command_line("check", folder) for folder in (small_corpus, release, tmp_path / "nowhere"))
+    assert (good.exit_code, bad.exit_code, nowhere.exit_code) == (0, 1, 1)
+    assert good.stdout.endswith("\nok\n") and "not ok: 1 problem(s)" in bad.stdout
+    assert "there is nothing at" in nowhere.stderr

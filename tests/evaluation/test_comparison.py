@@ -1,9 +1,8 @@
 import itertools
-import runpy
-import sys
 
 import numpy as np
 import pytest
+from conftest import command_line
 from scipy import stats
 from test_uncertainty import by_sklearn, predicted
 
@@ -190,14 +189,12 @@ def write_run(folder, made, *, pooled=True, **settings):
 
 
 @pytest.mark.parametrize(("seeds", "pooled"), [((0,), True), ((0, 1), True), ((0,), False), ((0, 1), False)])
-def test_runs_are_read_from_their_folders(tmp_path, seeds, pooled, monkeypatch, capsys):
+def test_runs_are_read_from_their_folders(tmp_path, seeds, pooled):
     made = [run(name, right, seeds=seeds) for name, right in (("one", 0.8), ("other", 0.4))]
     folders = [write_run(tmp_path / each.name, each, pooled=pooled, head_type=each.name) for each in made]
     comparison = compare(*folders)
     assert comparison == {**compare(*made), "settings": {"head_type": ["one", "other"]}}
-    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *map(str, folders)])
-    runpy.run_path("examples/compare_runs.py", run_name="__main__")
-    lines = capsys.readouterr().out.splitlines()
+    lines = command_line("compare", *folders).stdout.splitlines()
     assert lines == [*(sentence(comparison, score=name) for name in SCORES), settings_line(comparison)]
     assert lines[-1] == "Settings that differ (one, other): head_type (one, other)."
 

@@ -5,6 +5,7 @@ import torch
 from conftest import (
     FIXTURES,
     GOLDEN_HEADS,
+    command_line,
     golden_model,
     golden_options,
     speech_batch,
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, HubertModel, Wav2Vec2Model
 
 from shift_ser import ShiftConfig, ShiftFeatureExtractor, ShiftForSequenceClassification
-from shift_ser.hub.convert_original_checkpoint import ORIGINAL_LABELS, convert_checkpoint, convert_state_dict, main
+from shift_ser.hub.convert_original_checkpoint import ORIGINAL_LABELS, convert_checkpoint, convert_state_dict
 
 PUBLISHED_HEADS = {
     "cnn": "cnn", "cnn_residual_shift": "shiftcnn", "lstm": "lstm", "lstm_inplace_shift": "shiftlstm",
@@ -132,8 +133,8 @@ def test_command_line_writes_a_folder_with_the_authors_logits(tmp_path, tiny_wid
     encoder = HubertModel(tiny_encoder_config(hidden_size=24))
     encoder.save_pretrained(encoder_dir)
     save_file(authors_head(name), path)
-    main([str(path), str(out), "--variant", variant, "--encoder", str(encoder_dir)])
-    assert capsys.readouterr().out.strip() == f"saved {out}"
+    told = command_line("convert", path, out, "--variant", variant, "--encoder", encoder_dir)
+    assert told.stdout.strip() == f"saved {out}"
 
     loaded = ShiftForSequenceClassification.from_pretrained(out)
     tensors = load_file(FIXTURES / f"{name}.safetensors")
@@ -153,9 +154,8 @@ def test_labels_by_index(tmp_path, tiny_width):
     encoder_dir, path = tmp_path / "encoder", tmp_path / "head.safetensors"
     HubertModel(tiny_encoder_config(hidden_size=24)).save_pretrained(encoder_dir)
     save_file(authors_head("lstm"), path)
-    main(
-        [str(path), str(tmp_path / "out"), "--variant", "lstm", "--encoder", str(encoder_dir), "--labels", *"abcd"]
-    )  # fmt: skip
+    words = [path, tmp_path / "out", "--variant", "lstm", "--encoder", encoder_dir, "--labels", "a,b,c,d"]
+    assert command_line("convert", *words).exit_code == 0
     assert ShiftConfig.from_pretrained(tmp_path / "out").id2label == dict(enumerate("abcd"))
 
 

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import wave
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -19,7 +18,6 @@ from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification
 from shift_ser.hub import onnx as export
 from shift_ser.hub.onnx import preprocessing
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "export_onnx.py"
 HEADS = [  # cnn, lstm and relative_key are parts of these
     ("linear", {}),
     ("shiftcnn", {"shift_direction": "bidirectional", "shift_padding": "repeat"}),
@@ -121,7 +119,16 @@ def exported(tmp_path_factory):
     )  # fmt: skip
     model.save_pretrained(folder / "model")
     ShiftFeatureExtractor().save_pretrained(folder / "model")
-    command = [sys.executable, str(EXAMPLE), str(folder / "model"), str(folder / "deep" / "onnx"), "--opset", "18"]
+    command = [
+        sys.executable,
+        "-m",
+        "shift_ser.cli",
+        "export",
+        folder / "model",
+        folder / "deep" / "onnx",
+        "--opset",
+        "18",
+    ]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
     assert "of torch's" in done.stdout

@@ -280,7 +280,7 @@ def test_from_the_command_line_to_another_process(hub, finished, encoder, small_
     refused = subprocess.run(command, **settings)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     assert "Results, models and figures:" in refused.stdout and "Forbidden" in refused.stderr
-    assert f"python examples/run_ser.py {words}" in refused.stderr
+    assert f"shift-ser train {words}" in refused.stderr
     assert not (tmp_path / "none").exists(), "frames were made: something was trained"
 
     repository(hub, finished, hub_model_id="org/model").push(run_dir)

@@ -1,6 +1,4 @@
 import csv
-import runpy
-import sys
 import threading
 import weakref
 from pathlib import Path
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import tiny_encoder_config, tiny_model
+from conftest import command_line, tiny_encoder_config, tiny_model
 from datasets import Dataset, Features
 from transformers import pipeline
 
@@ -26,7 +24,6 @@ from shift_ser.inference.predict import (
 )
 
 RATE = 16000
-EXAMPLE = Path(__file__).parents[2] / "examples" / "predict.py"
 LABELS = ["angry", "happy", "neutral", "sad"]
 
 
@@ -365,47 +362,35 @@ def test_only_scores_of_the_models_labels_are_written(tmp_path):
                 file.write(wrong)
 
 
-def predict(monkeypatch, capsys, *words):
-    """What the example prints, and what it exits with."""
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
-    monkeypatch.setattr("shift_ser.cpu.keep_freed_memory", lambda: False)
-    try:
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
-    except SystemExit as stop:
-        return capsys.readouterr(), stop.code
-    return capsys.readouterr(), None
-
-
-def test_the_example_prints_a_line_per_file(saved, folder, monkeypatch, capsys):
-    printed, code = predict(monkeypatch, capsys, "--model", saved, "--dtype", "float32", folder)
-    lines = printed.out.splitlines()
+def test_the_command_prints_a_line_per_file(saved, folder):
+    told = command_line("predict", "--model", saved, "--dtype", "float32", folder)
+    lines = told.stdout.splitlines()
     assert len(lines) == 11 and lines[0].startswith(f"{folder / 'a.FLAC'}: ")
     expected = scores(load_classifier(saved, dtype="float32")(folder / "a.FLAC"))
     assert lines[0].split("  ")[1] == "(" + ", ".join(f"{name} {score:.3f}" for name, score in expected.items()) + ")"
-    assert code.splitlines()[0] == "could not be classified:"
-    assert [line.split(":")[0] for line in code.splitlines()[1:]] == [
-        str(folder / "broken.ogg"),
-        str(folder / "empty.wav"),
-    ]
+    reasons = told.stderr[told.stderr.index("error: ") :].splitlines()
+    assert told.exit_code == 1 and reasons[0] == "error: could not be classified:"
+    assert [line.split(":")[0] for line in reasons[1:]] == [str(folder / "broken.ogg"), str(folder / "empty.wav")]
 
 
-def test_the_example_goes_on_with_its_file(saved, folder, tmp_path, monkeypatch, capsys):
-    words = ["--model", saved, "--dtype", "float32", "--output", tmp_path / "scores.csv"]
-    printed, code = predict(monkeypatch, capsys, *words, folder / "deep")
-    assert code is None and not printed.out and "10/10" in printed.err
+def test_the_command_goes_on_with_its_file(saved, folder, tmp_path):
+    words = ["predict", "--model", saved, "--dtype", "float32", "--output", tmp_path / "scores.csv"]
+    told = command_line(*words, folder / "deep")
+    assert told.exit_code == 0 and not told.stdout and "10/10" in told.stderr
     before = (tmp_path / "scores.csv").read_bytes()
     (tmp_path / "scores.csv").write_bytes(before[: len(before) // 2])
-    printed, code = predict(monkeypatch, capsys, *words, folder / "deep")
-    assert code is None and "10/10" in printed.err
+    told = command_line(*words, folder / "deep")
+    assert told.exit_code == 0 and "10/10" in told.stderr
     rows = rows_of(tmp_path / "scores.csv")
     assert [row["recording"] for row in rows] == list(find_recordings([folder / "deep"]))
     assert {row["model"] for row in rows} == {f"{saved} float32"}
     for row in rows:
         assert sum(float(row[f"score_{label}"]) for label in LABELS) == pytest.approx(1)
         assert float(row[f"score_{row['label']}"]) == max(float(row[f"score_{label}"]) for label in LABELS)
-    _, code = predict(monkeypatch, capsys, *words, folder)  # more recordings than before
-    assert code.startswith("could not be classified:") and len(rows_of(tmp_path / "scores.csv")) == 11
-    _, code = predict(monkeypatch, capsys, *words, "--calibrated", folder)
-    assert code.startswith("error:") and f"must hold scores of '{saved} float32 calibrated', got the line" in code
-    _, code = predict(monkeypatch, capsys, "--model", saved, tmp_path)
-    assert code == f"error: no audio files in {tmp_path}"
+    told = command_line(*words, folder)  # more recordings than before
+    assert told.exit_code == 1 and "could not be classified:" in told.stderr
+    assert len(rows_of(tmp_path / "scores.csv")) == 11
+    told = command_line(*words, "--calibrated", folder)
+    assert f"must hold scores of '{saved} float32 calibrated', got the line" in told.stderr
+    told = command_line("predict", "--model", saved, tmp_path)
+    assert told.stderr.endswith(f"error: no audio files in {tmp_path}\n")

@@ -1,14 +1,13 @@
 import csv
 import io
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import matplotlib.image
 import pytest
 import yaml
+from conftest import command_line
 from transformers import TrainerCallback
 
 from shift_ser.evaluation.run_folder import read_json
@@ -306,13 +305,12 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(studied, tmp_path,
     assert (tmp_path / "study.csv").read_bytes() == (study.plan.output_dir / "study.csv").read_bytes()
 
 
-def test_several_processes_give_the_same_numbers_from_the_command_line(studied, tmp_path, monkeypatch, capsys):
+def test_several_processes_give_the_same_numbers_from_the_command_line(studied, tmp_path):
     path, study, _ = studied
-    script = str(ROOT / "examples" / "run_study.py")
-    monkeypatch.setattr(sys, "argv", [script, str(path), "--output_dir", str(tmp_path), "--jobs", "2"])
-    runpy.run_path(script, run_name="__main__")
+    told = command_line("study", path, "--output_dir", tmp_path, "--jobs", 2)
+    assert told.exit_code == 0, told.stderr
     assert (tmp_path / "study.csv").read_bytes() == (study.plan.output_dir / "study.csv").read_bytes()
-    assert study.summary in capsys.readouterr().out
+    assert study.summary in told.stdout
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(write, tmp_path, monkeypatch):

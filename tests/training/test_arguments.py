@@ -84,13 +84,12 @@ def test_recipe_that_is_not_yaml(recipe):
         parse_arguments([recipe("a: [1, 2\nb: }")])
 
 
-def test_values_outside_the_choices(recipe, capsys):
+def test_values_outside_the_choices(recipe):
     for words in (["--scenario", "both"], ["--selection_metric", "f1"], ["--shift_stride", "two"], ["--no_such", "1"]):
-        with pytest.raises((SystemExit, ValueError)):
+        with pytest.raises(ValueError, match=words[0]):
             parse_arguments(["--use_cpu", *words])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="argument --scenario: invalid choice: 'both'"):
         parse_arguments([recipe("scenario: both")])
-    assert "scenario" in capsys.readouterr().err
 
 
 def test_protocol_and_schedule(tmp_path):

@@ -3,13 +3,12 @@
 import errno
 import os
 import re
-import runpy
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import command_line
 from transformers import TrainerCallback
 
 from shift_ser.evaluation.run_folder import read_json
@@ -254,41 +253,44 @@ def test_a_recording_in_two_parts_is_refused_before_training(small_corpus, cross
 
 
 @pytest.fixture
-def command(monkeypatch, encoder, small_corpus, tmp_path):
-    """Run `run_ser.py` in this process; returns what it exits with."""
+def command(encoder, small_corpus, tmp_path):
+    """Run `shift-ser train` in this process."""
 
     def run(*flags):
         words = ["--encoder", encoder, "--corpus", small_corpus, "--cache_dir", tmp_path / "cache"]
         words += ["--output_dir", tmp_path / "out", "--disable_tqdm", "true", "--num_train_epochs", 1, *flags]
-        monkeypatch.setattr(sys, "argv", ["examples/run_ser.py", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / "examples" / "run_ser.py"), run_name="__main__")
-        return stopped.value.code
+        return command_line("train", *words)
 
     return run
 
 
-def test_the_command_line_prints_the_table_and_then_the_reasons(command, capsys, with_model):
+def test_the_command_line_prints_the_table_and_then_the_reasons(command, with_model):
     with with_model(nan_weight):
         told = command("--folds", 1, 2, "--hub_token", "hf_secret")
-    assert told.startswith("error: 1 folds failed\nfold 2, seed 42: FloatingPointError: loss must be finite, got nan")
-    assert "run again by\n\n    python " in told and "--hub_token ..." in told and "hf_secret" not in told
-    assert "1 of 5 folds" in capsys.readouterr().out
+    reason = "fold 2, seed 42: FloatingPointError: loss must be finite, got nan"
+    assert told.exit_code == 1 and f"error: 1 folds failed\n{reason}" in told.stderr
+    assert "run again by\n\n    shift-ser train --encoder" in told.stderr
+    assert "--hub_token ..." in told.stderr and "hf_secret" not in told.output
+    assert "1 of 5 folds" in told.stdout
     with with_model(nan_weight):
-        assert command("--folds", 3, "--learning_rate", "1e-2").startswith("error: output_dir must hold no other run")
+        told = command("--folds", 3, "--learning_rate", "1e-2")
+    assert told.exit_code == 1 and "error: output_dir must hold no other run" in told.stderr
 
 
 def test_the_command_line_tells_of_an_unknown_flag(command):
     told = command("--learning_rte", 1)
-    assert told.startswith("error: ") and "--learning_rte" in told
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert told.stderr == "error: there is no flag '--learning_rte'; did you mean '--learning_rate'?\n"
 
 
-def test_the_command_line_tells_that_all_failed_or_was_stopped(command, capsys, with_model, with_callback):
+def test_the_command_line_tells_that_all_failed_or_was_stopped(command, with_model, with_callback):
     with with_model(nan_weight):
-        assert command("--folds", 2).startswith("error: no fold is done: fold 1: not run; fold 2: FloatingPointError: ")
+        failed = command("--folds", 2)
+    assert "error: no fold is done: fold 1: not run; fold 2: FloatingPointError: " in failed.stderr
     with with_callback(Stop(1)):
-        assert command("--folds", 1).startswith("stopped; this goes on from the last finished epoch:\n\n    python ")
-    assert "|" not in capsys.readouterr().out
+        stopped = command("--folds", 1)
+    assert "stopped; this goes on from the last finished epoch:\n\n    shift-ser train " in stopped.stderr
+    assert failed.exit_code == stopped.exit_code == 1 and "|" not in failed.stdout + stopped.stdout
 
 
 def test_with_several_processes_a_failure_ends_the_run(cross_validate, tmp_path, monkeypatch):

@@ -1,0 +1,320 @@
+"""The commands; each imports what it needs when it runs."""
+
+import importlib.util
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .group import MODEL, RUN, RUN_FILE, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
+from .training import run_training
+
+_WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="shift-ser", message="%(package)s %(version)s")
+def cli() -> None:
+    r"""Temporal shift heads for speech emotion recognition: train, evaluate, predict, export.
+
+    \b
+    Try it:     shift-ser demo
+    Your data:  shift-ser train shiftformer_feature_extraction --corpus FOLDER
+    Then:       shift-ser predict --model runs/shiftformer_feature_extraction/fold1 recordings/
+
+    Exit codes: 0 done, 1 something failed or is incomplete, 2 the command was not understood.
+    """
+
+
+@cli.command(context_settings={**_WORDS, "help_option_names": []})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[RECIPE] [--flag value ...]")
+def train(words: Sequence[str]) -> None:
+    """Train and evaluate over the folds of a corpus.
+
+    RECIPE is a YAML file or the name of one that ships with the package; flags win over it. The same command goes on
+    where a run was stopped. `shift-ser train --help` lists the flags, `--help-all` those of the Trainer too.
+    """
+    if {"--help", "-h", "--help-all", "--help_all"} & set(words):
+        from ..training.options import describe_options
+
+        everything = bool({"--help-all", "--help_all"} & set(words))
+        recipe = [word for word in words if word not in ("--help", "-h", "--help-all", "--help_all")]
+        try:
+            click.echo(describe_options(recipe, everything=everything))
+        except (ValueError, OSError) as error:
+            raise click.UsageError(str(error)) from error
+    else:
+        run_training(words)
+
+
+@cli.command(context_settings=_WORDS)
+@click.option("--num_utterances", default=400, show_default=True, help="Utterances to speak.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--flag value ...]")
+def demo(num_utterances: int, words: Sequence[str]) -> None:
+    r"""Speak a small corpus, train a Shiftformer over five folds, classify a file.
+
+    Writes corpora/demo, cache/demo and runs/demo into the working folder; a minute or two on two cores. The corpus is
+    spoken by espeak-ng voices: its scores say that the software works, nothing about emotion in people. Flags are
+    those of `shift-ser train`.
+
+    \b
+    Example:  shift-ser demo
+              shift-ser demo --num_train_epochs 2
+    """
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise Failed('the demo speaks its corpus with espeak-ng: pip install "shift-ser[demo]"')
+    from ..corpora.synthetic import make_synthetic_corpus
+    from ..training.arguments import parse_arguments
+
+    words = ["demo", *words]
+    _, data_args, run_args = parse_arguments(words)
+    quiet()
+    corpus = make_synthetic_corpus(data_args.corpus, num_utterances=num_utterances)
+    run_training(words)
+    recording = next(iter(sorted(corpus.glob("Session1/sentences/wav/Ses01F_impro01/[!.]*.wav"))))
+    model = Path(run_args.output_dir) / "fold1"
+    words = ["shift-ser", "predict", "--model", str(model), os.path.relpath(recording)]
+    click.echo(f"\n$ {shlex.join(words)}")
+    cli.commands["predict"].main(words[2:], prog_name="shift-ser predict", standalone_mode=False)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True)
+@click.option("--model", type=MODEL, required=True, help="Folder of a saved model, or its name on the Hub.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
+    help="auto: bfloat16 where the machine computes it; float32 gives the exact scores.",
+)  # fmt: skip
+@click.option("--calibrated", is_flag=True, help="Divide logits by the model's temperature.")
+@click.option("--output", help="CSV file to write, or to go on with, instead of printing.")
+def predict(files: Sequence[str], model: str, dtype: str, calibrated: bool, output: str | None) -> None:
+    r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
+
+    With --output the same command goes on where it was stopped. Files that cannot be read are listed at the end, and
+    the exit code is 1.
+
+    \b
+    Example:  shift-ser predict --model runs/demo/fold1 one.wav two.flac
+              shift-ser predict --model runs/demo/fold1 recordings/ --output scores.csv
+    """
+    from ..inference.predict import find_recordings, load_classifier
+
+    quiet(logging.WARNING)
+    with from_folder_or_hub("--model", model):
+        classifier = load_classifier(model, dtype=dtype, calibrated=calibrated)
+    paths = list(find_recordings(files))
+    if not paths:
+        raise Failed(f"no audio files in {', '.join(files)}")
+    if output is None:
+        failed = list(_show(classifier, paths))
+    else:
+        name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
+        failed = list(_write(classifier, paths, output, name))
+    if failed:
+        raise Failed("\n".join(["could not be classified:", *(f"{each.name}: {each.error}" for each in failed)]))
+
+
+def _show(classifier: Any, paths: Sequence[str]) -> Iterator[Any]:
+    """Print a line per file; yield what could not be classified."""
+    from ..inference.predict import classify_recordings
+
+    for result in classify_recordings(classifier, paths):
+        if result.scores is None:
+            yield result
+            continue
+        scores = ", ".join(f"{label} {score:.3f}" for label, score in result.scores.items())
+        click.echo(f"{result.name}: {result.label}  ({scores})")
+
+
+def _write(classifier: Any, paths: Sequence[str], output: str, model: str) -> Iterator[Any]:
+    """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
+    from tqdm import tqdm
+
+    from ..inference.predict import ScoreFile, classify_recordings
+
+    with ScoreFile(output, labels=[*classifier.model.config.id2label.values()], model=model) as file:
+        todo = [path for path in paths if path not in file.done]
+        bar = tqdm(classify_recordings(classifier, todo), total=len(paths), initial=len(paths) - len(todo), unit="file")
+        for result in bar:
+            if result.scores is None:
+                yield result
+            else:
+                file.write(result)
+
+
+@cli.command()
+@click.argument("run", type=RUN_OR_CSV)
+@click.option("--corpus", help="Folder of the corpus: score the run's saved models on it again.")
+def evaluate(run: str, corpus: str | None) -> None:
+    r"""Scores of a finished RUN: its table, intervals and calibration, from its predictions.
+
+    With --corpus its saved models are run again; the new predictions and results go to RUN/evaluation. RUN may also be
+    a CSV file of predictions, of this or another program: columns utterance, label, and prediction or a probability
+    p_<label> for each label; speaker, session, fold and seed where they are known.
+
+    \b
+    Example:  shift-ser evaluate runs/demo
+              shift-ser evaluate runs/demo --corpus corpora/demo
+              shift-ser evaluate predictions.csv
+    """
+    from ..evaluation.predictions import Predictions
+    from ..evaluation.predictions_report import evaluate_predictions, evaluation_text
+    from ..evaluation.run_folder import read_json
+    from ..training.options import settings_words
+
+    if Path(run).is_file():
+        if corpus:
+            raise click.UsageError("--corpus is for a run, not for a file of predictions")
+        click.echo(evaluation_text(evaluate_predictions(Predictions.read(run))))
+        return
+    results = read_json(Path(run) / RUN_FILE)
+    if corpus is None:
+        click.echo((Path(run) / "results.md").read_text(encoding="utf-8"), nl=False)
+        if results["missing"]:
+            raise Failed(f"{len(results['missing'])} folds are missing")
+        return
+    words = [*settings_words(results["settings"]), "--output_dir", run, "--corpus", corpus]
+    run_training([*words, "--evaluate_only", "true"])
+
+
+@cli.command()
+@click.argument("run", type=RUN_OR_CSV)
+@click.argument("other", type=RUN_OR_CSV)
+def compare(run: str, other: str) -> None:
+    r"""Compare two finished runs over the same folds and seeds: difference, interval, permutation test, in a sentence.
+
+    \b
+    Example:  shift-ser compare runs/demo runs/demo_lstm
+    """
+    from ..evaluation.comparison import compare as compare_runs
+    from ..evaluation.comparison import sentence, settings_line
+
+    comparison = compare_runs(run, other)
+    for score in ("wa", "ua", "f1"):
+        click.echo(sentence(comparison, score=score))
+    if told := settings_line(comparison):
+        click.echo(told)
+
+
+@cli.command()
+@click.argument("name", metavar="STUDY")
+@click.option("--output_dir", help="Folder of the study, in place of the one in its file.")
+@click.option("--jobs", default=1, show_default=True, help="Runs at the same time.")
+def study(name: str, output_dir: str | None, jobs: int) -> None:
+    r"""Run a grid of options and write its tables and figures.
+
+    STUDY is a YAML file with base and grid, or the name of one that ships with the package. The same command goes on
+    where it was stopped; a grid with more values runs only what is new.
+
+    \b
+    Example:  shift-ser study demo_heads --jobs 2
+    """
+    from ..recipes import find_study
+    from ..studies.study import run_study
+
+    try:
+        find_study(name)
+    except FileNotFoundError as error:
+        raise click.UsageError(str(error)) from error
+    quiet()
+    done = run_study(name, output_dir=output_dir, jobs=jobs)
+    click.echo(f"\n{done.summary}\nTables and figures: {done.plan.output_dir}")
+    if done.failed:
+        raise Failed(f"{len(done.failed)} of {len(done.plan.cells)} cells failed, see above")
+
+
+@cli.command()
+@click.argument("corpus")
+def check(corpus: str) -> None:
+    r"""Check whether the copy of a CORPUS is complete and can be read; the exit code is 1 if something is wrong.
+
+    \b
+    Example:  shift-ser check IEMOCAP_full_release
+    """
+    from ..corpora import check_corpus
+
+    report = check_corpus(None, corpus)
+    click.echo(str(report))
+    if not report.ok:
+        raise Failed(f"{len(report.problems)} problems in {corpus}")
+
+
+@cli.command()
+@click.argument("model", type=MODEL)
+@click.argument("output_dir")
+@click.option("--opset", default=20, show_default=True, help="Version of the ONNX operators.")
+@click.option("--int8", is_flag=True, help="Matrix products in int8: smaller and faster.")
+def export(model: str, output_dir: str, opset: int, int8: bool) -> None:
+    r"""Write a saved MODEL as an ONNX folder that runs without torch; needs the extra `onnx`.
+
+    \b
+    Example:  shift-ser export runs/demo/fold1 exported/demo
+    """
+    import torch
+
+    from ..hub.onnx import export_onnx
+    from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+    from ..model.modeling_shift_ser import ShiftForSequenceClassification
+
+    quiet(logging.ERROR)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what it does without
+    with from_folder_or_hub("MODEL", model):
+        saved = ShiftForSequenceClassification.from_pretrained(model, dtype=torch.float32)
+        feature_extractor = ShiftFeatureExtractor.from_pretrained(model)
+    try:
+        difference = export_onnx(saved, feature_extractor, output_dir, opset=opset, int8=int8)
+    except RuntimeError as error:
+        raise Failed(str(error)) from error
+    what = "scores" if int8 else "logits"
+    click.echo(f"{output_dir}: {what} within {difference:.0e} of torch's; its README.md shows how to run it")
+
+
+@cli.command()
+@click.argument("run", type=RUN)
+@click.option("--hub_model_id", help="Name on the Hub, [namespace/]name; default: after head, encoder and corpus.")
+@click.option("--hub_token", help="Token; default: that of HF_TOKEN or of `hf auth login`.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+def push(run: str, hub_model_id: str | None, hub_token: str | None, private: bool) -> None:
+    r"""Push a finished RUN to the Hub: one model with its code, card, results and figure, in one commit.
+
+    \b
+    Example:  shift-ser push runs/demo --hub_model_id my-name/shiftformer-demo
+    """
+    from ..hub.push import PushError, push_to_hub
+
+    try:
+        url = push_to_hub(run, repo_id=hub_model_id, token=hub_token, private=private or None)
+    except PushError as error:
+        raise Failed(str(error)) from error
+    click.echo(f"Pushed: {url}")
+
+
+@cli.command()
+@click.argument("checkpoint")
+@click.argument("output_dir")
+@click.option("--variant", required=True, help="Which published model it is, such as shiftformer.")
+@click.option("--encoder", type=MODEL, help="Name on the Hub or folder of the encoder, if the file holds a head alone.")
+@click.option(
+    "--encoder_type", type=click.Choice(["hubert", "wav2vec2"]), default="hubert", show_default=True,
+    help="Architecture of the encoder in the file, base size.",
+)  # fmt: skip
+@click.option("--labels", help="Class names by index, with commas; default: happy,angry,sad,neutral, as the authors.")
+def convert(checkpoint: str, output_dir: str, labels: str | None, **options: Any) -> None:
+    r"""Turn a CHECKPOINT file of the paper's authors into a folder that `from_pretrained` loads.
+
+    \b
+    Example:  shift-ser convert shiftformer1.pth converted --variant shiftformer
+    """
+    from ..hub.convert_original_checkpoint import ORIGINAL_LABELS, convert_checkpoint
+    from ..model.configuration_shift_ser import VARIANTS
+
+    if options["variant"] not in VARIANTS:
+        message = f"--variant {options['variant']!r} is not known; {hint(options['variant'], sorted(VARIANTS))}"
+        raise click.UsageError(message)
+    names = tuple(labels.split(",")) if labels else ORIGINAL_LABELS
+    convert_checkpoint(checkpoint, output_dir=output_dir, labels=names, **options)
+    click.echo(f"saved {output_dir}")
