@@ -33,6 +33,7 @@ class LoopbackHub:
         self.lfs, self.token = lfs, "hf_loopback"
         self.files: dict[str, dict[str, bytes]] = {}
         self.heads: dict[str, str] = {}
+        self.private: dict[str, bool] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.failures: list[tuple[str, int | None]] = []
@@ -134,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             repo = f"{asked.get('organization') or USER}/{asked['name']}"
             status = 409 if repo in self.hub.files else 200
             self.hub.files.setdefault(repo, {})
+            self.hub.private[repo] = asked.get("private") or asked.get("visibility") == "private"
             self.hub.heads.setdefault(repo, "0" * 40)
             self.answer(status, {"url": f"{self.hub.url}/{repo}", "name": repo})
 

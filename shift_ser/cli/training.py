@@ -1,7 +1,6 @@
 """A run from the command line: what is mistyped, what is printed, what is pushed."""
 
 import logging
-import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -88,8 +87,10 @@ def parse_words(words: Sequence[str]) -> Any:
 
 def same_command(words: Sequence[str], *, num_processes: int = 1) -> str:
     """The command line of a run, to show: without a token."""
+    from ..hub.public import hide_token
+
     start = ["shift-ser", "train"]
     if num_processes > 1:
         launch = f"accelerate launch --multi_gpu --num_processes {num_processes} -m shift_ser.cli train"
         start = launch.split()
-    return re.sub(r"(--hub_token[ =])\S+", r"\1...", shlex.join([*start, *words]))
+    return shlex.join([*start, *hide_token(words)])

@@ -5,11 +5,13 @@ no prefix. Facts on names and label order: github.com/ECNU-Cross-Innovation-Lab/
 """
 
 import logging
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
@@ -108,11 +110,11 @@ def convert_checkpoint(
         labels: Class names by index; the authors' order by default.
 
     Raises:
-        ValueError: If the file holds no encoder and none is named, or its parameters do not fit the variant.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint of tensors, holds no encoder and none is named, or does not fit the variant.
     """
     path = Path(checkpoint)
-    original = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    state_dict = convert_state_dict(original)
+    state_dict = convert_state_dict(_read_checkpoint(path))
     options = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
@@ -137,6 +139,22 @@ def convert_checkpoint(
     model.save_pretrained(output_dir)
     ShiftFeatureExtractor(do_normalize=False).save_pretrained(output_dir)
     return model
+
+
+def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint file, by name; nothing in the file is executed."""
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint must be a file, there is none at {str(path)!r}")
+    told = f"checkpoint must hold parameters by name, as .safetensors or of torch.save, but {str(path)!r}"
+    try:
+        original = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{told} cannot be read: {reason}") from error
+    if not isinstance(original, Mapping) or not all(isinstance(value, torch.Tensor) for value in original.values()):
+        found = f"the keys {list(original)[:3]}" if isinstance(original, Mapping) else f"a {type(original).__name__}"
+        raise ValueError(f"{told} holds {found}")
+    return dict(original)
 
 
 def _table_reach(state_dict: Mapping[str, torch.Tensor]) -> int:

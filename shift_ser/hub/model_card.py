@@ -35,8 +35,10 @@ from .model_card_text import (
     SPEAKERS_UNKNOWN,
     USE,
 )
+from .public import public_name, public_results
 
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
+FOLDERS = {"synthetic": "corpora/demo", "iemocap": DataArguments.corpus}  # where the README has them
 PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")
 
 
@@ -61,7 +63,9 @@ def run_card(
         Markdown with the YAML block that the Hub reads. The block has the headline's scores only, never the oracle's,
         and only if every fold of the run is done.
     """
+    results = public_results(results)
     settings, corpus = results["settings"], CorpusInfo(**results["corpus"])
+    command = training_command(settings, source=FOLDERS.get(corpus.name, results["source"]))
     data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results))
     sections = [
         *_opening(settings, corpus=corpus),
@@ -70,7 +74,7 @@ def run_card(
         f"## Results\n\n{_scores(results)}",
         f"![Confusion matrix of all folds pooled]({figure})" if figure else "",
         f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
-        f"## Training\n\n```bash\n{training_command(settings, corpus=corpus)}\n```\n\n{_versions(results)}",
+        f"## Training\n\n```bash\n{command}\n```\n\n{_versions(results)}",
         *_closing(corpus),
     ]
     return _card(data, sections)
@@ -90,7 +94,7 @@ def untrained_card(variant: str, scenario: str) -> str:
     sections = [
         *_opening(settings, corpus=corpus),
         NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus=corpus.name)),
-        USE.format(model=f"runs/{variant}_{scenario}/fold1"),
+        USE.format(model=f"./runs/{variant}_{scenario}/fold1"),
         f"## Protocol\n\n{protocol_text(settings)}",
         *_closing(corpus),
     ]
@@ -98,11 +102,19 @@ def untrained_card(variant: str, scenario: str) -> str:
 
 
 def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
-    """Write `README.md` beside the model of each finished fold of a run."""
+    """Write `README.md` beside the model of each finished fold of a run; its examples load it by a local path."""
+    output_dir = Path(output_dir).absolute()
+    start = Path.cwd() if output_dir.is_relative_to(Path.cwd()) else output_dir.parent
     for result in results["folds"]:
-        folder = Path(output_dir, fold_folder(result, seeds=results["settings"]["seeds"]))
-        model = folder.relative_to(Path(output_dir).parent)
-        write_text(folder / "README.md", run_card(results, model=str(model), of=result, figure=None))
+        folder = output_dir / fold_folder(result, seeds=results["settings"]["seeds"])
+        model = f"./{folder.relative_to(start).as_posix()}"  # without ./ it might be a name on the Hub
+        write_text(folder / "README.md", run_card(results, model=model, of=result, figure=None))
+
+
+def results_text(results: Mapping[str, Any]) -> str:
+    """What `results.md` holds: the corpus, the table of folds, and how far the numbers can be trusted."""
+    table = fold_table(results["folds"], num_folds=results["summary"]["num_folds"], missing=results["missing"])
+    return f"{results['corpus']['description']}\n\n{table}\n{intervals_text(results)}\n"
 
 
 def repository_name(settings: Mapping[str, Any], *, corpus: str) -> str:
@@ -112,37 +124,32 @@ def repository_name(settings: Mapping[str, Any], *, corpus: str) -> str:
         >>> repository_name({"variant": "shiftformer", "encoder": "facebook/hubert-base-ls960"}, corpus="iemocap")
         'shiftformer-hubert-iemocap'
     """
-    family = re.sub(r"[^A-Za-z0-9_]", "-", Path(settings["encoder"]).name).strip("-").split("-")[0]
+    family = re.sub(r"[^A-Za-z0-9_]", "-", public_name(settings["encoder"]).rpartition("/")[2]).strip("-").split("-")[0]
     return f"{settings['variant']}-{family}-{corpus}"
 
 
 def hub_name(encoder: str) -> str | None:
     """The encoder's name if it is one of the Hub, `None` if it is a folder here."""
-    return encoder if re.fullmatch(r"[\w.-]+/[\w.-]+", encoder) and not Path(encoder).exists() else None
+    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", encoder)
+    return encoder if is_name and not Path(encoder).exists() else None
 
 
-def training_command(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> str:
+def training_command(settings: Mapping[str, Any], *, source: str) -> str:
     """The command that makes a run with these settings: every flag that is not at its default.
 
     Args:
         settings: The `settings` of a run.
-        corpus: What was trained on; tells where it is assumed to lie.
+        source: Where the corpus is, as others may read it.
     """
     kinds = (ModelArguments, DataArguments, RunArguments)
     defaults = {item.name: getattr(item.default, "value", item.default) for kind in kinds for item in fields(kind)}
-    folder = {"synthetic": "corpora/demo", "iemocap": "IEMOCAP_full_release"}.get(corpus.name, corpus.name)
-    words = ["--corpus", folder, "--encoder", public_encoder(settings["encoder"])]
+    words = ["--corpus", source, "--encoder", public_name(settings["encoder"])]
     for name, value in settings.items():
         if name in defaults and name != "encoder" and value is not None and value != defaults[name]:
             values = value if isinstance(value, list) else [value]
             words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
     flags = re.sub(r" (?=--)", " \\\n    ", shlex.join(words))
     return f"python examples/run_ser.py \\\n    {flags}"
-
-
-def public_encoder(encoder: str) -> str:
-    """The encoder as others may read it: of a folder elsewhere on this machine only its own name."""
-    return Path(encoder).name if Path(encoder).is_absolute() else encoder
 
 
 def _metadata(
@@ -206,7 +213,7 @@ def split_hash(results: Mapping[str, Any]) -> str:
 def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
     head, description = HEADS[settings["variant"]]
     family = repository_name(settings, corpus=corpus.name).split("-")[1]
-    encoder = public_encoder(settings["encoder"])
+    encoder = public_name(settings["encoder"])
     told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=head, description=description)
     speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
     note = (
@@ -286,7 +293,7 @@ def main(argv: list[str] | None = None) -> None:
     if (args.demo / "results.json").exists():
         figure = "shiftformer-demo-confusion.png"
         shutil.copyfile(args.demo / "confusion.png", args.folder / figure)
-        card = run_card(read_json(args.demo / "results.json"), model="runs/demo/fold1", figure=figure)
+        card = run_card(read_json(args.demo / "results.json"), model="./runs/demo/fold1", figure=figure)
         write_text(args.folder / "shiftformer-demo.md", card)
 
 

@@ -10,14 +10,16 @@ from typing import Any
 from huggingface_hub import HfApi, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.run_folder import fold_folder, read_json, write_json, write_text
 from ..training.arguments import RunArguments
-from .model_card import public_encoder, repository_name, run_card
+from .model_card import repository_name, results_text, run_card
+from .public import public_results
 
-# What of a fold's folder is not uploaded: predictions contain the corpus's labels, which its licence may protect.
-PRIVATE = ("predictions.csv", "validation_predictions.csv", "result.json", "README.md", "checkpoints")
+CONFIGS = ("config.json", "preprocessor_config.json")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class PushError(RuntimeError):
@@ -131,33 +133,71 @@ def _causes(error: BaseException) -> str:
 def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
     """Lay out in `output_dir/hub` what the repository will hold; the folder is the old or the new one, never half.
 
+    Only what is named here is uploaded, whatever else lies in the run's folder: predictions, which contain the
+    corpus's labels, notes and checkpoints are not. Links are not followed.
+
     Args:
         output_dir: Folder of a run with `results.json`.
         repo_id: Name by which the card's examples load the model.
 
     Returns:
         The folder: model, feature extractor and code of the chosen fold (see `choose_fold`), `README.md`,
-        `results.json`, `results.md`, `confusion.png`. Predictions are not uploaded: they contain the corpus's labels.
+        `results.json`, `results.md`, `confusion.png`.
+
+    Raises:
+        ValueError: If one of these is missing, or a link.
     """
     output_dir = Path(output_dir)
     results = read_json(output_dir / "results.json")
     result, why = choose_fold(results)
-    seeds = results["settings"]["seeds"]
+    source = output_dir / fold_folder(result, seeds=results["settings"]["seeds"])
     folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
+    public = public_results(results)
     try:
-        shutil.copytree(output_dir / fold_folder(result, seeds=seeds), part, ignore=shutil.ignore_patterns(*PRIVATE))
-        card = run_card(results, model=repo_id, of=result, why=why)
-        settings = results["settings"]
-        settings = {**settings, "encoder": public_encoder(settings["encoder"])}
-        write_text(part / "README.md", card)
-        write_json(part / "results.json", {**results, "settings": settings})
-        for name in ("results.md", "confusion.png"):
-            shutil.copyfile(output_dir / name, part / name)
+        part.mkdir()
+        for path in [*model_files(source), output_dir / "confusion.png"]:
+            shutil.copyfile(_own_file(path), part / path.name)
+        write_text(part / "README.md", run_card(results, model=repo_id, of=result, why=why))
+        write_json(part / "results.json", public)
+        write_text(part / "results.md", results_text(public))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a saved model: configurations, weights, and the code that its configurations name.
+
+    Raises:
+        ValueError: If the folder is a link, or one of them is missing.
+    """
+    if folder.is_symlink():
+        raise ValueError(f"{folder} must be a folder of the run, not a link to another place")
+    configs = [_own_file(folder / name) for name in CONFIGS]
+    weights = {WEIGHTS}
+    if (folder / WEIGHTS_INDEX).is_file():
+        weights = {WEIGHTS_INDEX, *read_json(_own_file(folder / WEIGHTS_INDEX))["weight_map"].values()}
+    modules = {name.split("--")[-1].split(".")[0] for config in configs for name in _classes(read_json(config))}
+    code = {_own_file(folder / f"{module}.py") for module in modules}
+    for path in list(code):
+        code |= {Path(found) for found in get_relative_import_files(path)}
+    return [*configs, *(folder / name for name in sorted(weights)), *sorted(code)]
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    """Classes that a configuration has loaded from the code beside it, as `module.Class`."""
+    named: list[str] = []
+    for value in config.get("auto_map", {}).values():
+        named += [name for name in (value if isinstance(value, list) else [value]) if name]
+    return named + [pipeline["impl"] for pipeline in config.get("custom_pipelines", {}).values()]
+
+
+def _own_file(path: Path) -> Path:
+    if path.is_symlink() or not path.is_file():
+        raise ValueError(f"{path} must be a file of the run, not {'a link' if path.is_symlink() else 'missing'}")
+    return path
 
 
 def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:

@@ -215,6 +215,7 @@ class CrossValidation:
         predictions = self._pooled(results)
         report = {
             "corpus": asdict(self.corpus.info),
+            "source": self.data_args.corpus,
             "settings": self.settings,
             "versions": versions(),
             "summary": summarise(results, num_folds=len(self.fold_runs)),

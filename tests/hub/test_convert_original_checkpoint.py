@@ -181,3 +181,42 @@ def test_parameters_that_do_not_fit_the_variant(tmp_path, tiny_width):
     with pytest.raises(ValueError, match=r"missing \['shift_ser\.encoder\.encoder\.layer_norm\.weight'\], unexpected"):
         convert_checkpoint(path, output_dir=tmp_path / "out", variant="cnn")
     assert not (tmp_path / "out").exists()
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    torch.save({"model.head.weight": Bomb(tmp_path / "hacked")}, tmp_path / "bomb.pt")
+    with pytest.raises(ValueError, match=r"bomb\.pt' cannot be read: Weights only load failed"):
+        convert_checkpoint(tmp_path / "bomb.pt", output_dir=tmp_path / "out", variant="cnn")
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pt", b"", "cannot be read: "),
+        ("a.pt", b"\x80\x02}q\x00.", r"holds|cannot be read: "),
+        ("a.pt", b"PK\x03\x04 half", "cannot be read: "),
+        ("a.safetensors", b"", "cannot be read: "),
+        ("a.safetensors", b"\xff" * 20, "cannot be read: "),
+        ("a.pt", {"state_dict": {"head.bias": torch.zeros(1)}, "epoch": 3}, r"keys \['state_dict', 'epoch'\]"),
+        ("a.pt", [torch.zeros(1)], "holds a list"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_checkpoint_is_told(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=r"checkpoint must hold parameters by name.*" + message) as caught:
+        convert_checkpoint(path, output_dir=tmp_path / "out", variant="cnn")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="there is none at"):
+        convert_checkpoint(tmp_path / "none.pt", output_dir=tmp_path / "out", variant="cnn")

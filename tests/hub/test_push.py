@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, ModelCard
 from loopback_hub import USER, LoopbackHub
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, Trainer, TrainingArguments
 
+from shift_ser.cli.training import same_command
 from shift_ser.evaluation.report import summarise
 from shift_ser.evaluation.run_folder import read_json, write_json
 from shift_ser.hub import push as hub_module
@@ -88,14 +89,73 @@ def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs
     assert card.data.eval_results[0].metric_value == round(finished[1]["summary"]["test"]["wa"]["mean"], 4)
 
 
-def test_what_is_uploaded_tells_nothing_of_this_machine(hub, finished, encoder, run_dir):
-    repository(hub, finished).push(run_dir)
-    (files,) = hub.files.values()
-    home = [str(path).encode() for path in (encoder, encoder.parent, run_dir, ROOT, Path.home() / "x")]
+TOKEN = "hf_" + "aB3dE5fG" * 4
+SECRETS = ("alice", "s3cret", TOKEN, "Ses01F_impro01_F000", "patients")
+
+
+@pytest.mark.parametrize(
+    "encoder_path", ["../../home/alice/enc", "~/alice/enc", r"C:\Users\alice\enc", "/home/alice/enc"]
+)
+def test_nothing_but_what_is_named_is_uploaded_and_nothing_of_this_machine_is_in_it(
+    hub, finished, encoder, run_dir, tmp_path, encoder_path
+):
+    (tmp_path / "outside.txt").write_text("s3cret")
+    fold = run_dir / f"fold{choose_fold(finished[1])[0]['fold']}"
+    for folder in (run_dir, fold):
+        for name in (".env", "notes.txt", "predictions.csv.bak", "secrets.py", "more/alice.txt", "x.safetensors"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(f"s3cret {TOKEN}")
+        (folder / "linked.json").symlink_to(tmp_path / "outside.txt")
+    (fold / "README.md").write_text("s3cret")
+    results = read_json(run_dir / "results.json")
+    results["settings"]["encoder"] = encoder_path
+    results["settings"]["run_name"] = f"see /home/alice/notes, {TOKEN}"
+    results["settings"]["speaker_regex"] = r"/home/alice/(\w+)"
+    results["source"] = "/home/alice/patients/labels.csv"
+    results["corpus"] |= {"name": "labels", "synthetic": False, "data": None, "homepage": "https://example.org/a/b"}
+    reason = "FileNotFoundError: no such file: '/home/alice/patients/Ses01F_impro01_F000.wav'"
+    seed = results["folds"][0]["seed"]
+    results["missing"] = [{"fold": 5, "seed": seed, "reason": reason}, {"fold": 4, "seed": seed, "reason": "not run"}]
+    results["summary"]["folds"] = 4
+    write_json(run_dir / "results.json", results)
+    repository(hub, finished, hub_model_id="org/model").push(run_dir)
+    files = hub.files["org/model"]
+    assert set(files) - UPLOADED == {path.name for path in fold.glob("*.py")} - {"secrets.py"}
+    home = (encoder, encoder.parent, run_dir, ROOT, Path.home() / "x")
     for name, data in files.items():
-        assert not [path for path in home if path in data], name
-    settings = json.loads(files["results.json"])["settings"]
-    assert settings == {**finished[1]["settings"], "encoder": encoder.name}
+        assert not [secret for secret in (*SECRETS, *map(str, home)) if secret.encode() in data], name
+    card = files["README.md"].decode()
+    assert "--corpus labels.csv" in card and "--encoder enc" in card and "(https://example.org/a/b)" in card
+    assert "Missing: fold 5: FileNotFoundError\n" in files["results.md"].decode()
+    assert "Missing: fold 4: not run" in card
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "modeling_shift_ser.py", None])
+def test_links_in_place_of_a_model_s_files_are_refused(finished, run_dir, tmp_path, name):
+    fold = run_dir / f"fold{choose_fold(finished[1])[0]['fold']}"
+    path = fold / name if name else fold
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"of the run, not a link"):
+        stage_upload(run_dir, repo_id="me/model")
+    assert not (run_dir / "hub").exists() and not list(run_dir.glob("*.part"))
+
+
+@pytest.mark.parametrize("private", [True, None])
+def test_a_repository_is_private_if_it_is_asked_to_be(hub, finished, run_dir, private):
+    repository(hub, finished, hub_model_id="org/model", hub_private_repo=private).push(run_dir)
+    assert hub.private["org/model"] is bool(private)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--hub_token", "s3cret"], ["--hub-token", "s3cret"], ["--hub_token=s3cret"], ["--hub-token=s3cret"],
+     ["--hub_tok", "s3cret"], ["--hub-t=s3cret"], ["--note", TOKEN], [f"--run_name=a{TOKEN}"]],
+)  # fmt: skip
+def test_a_token_is_never_shown(words):
+    shown = same_command(["demo", *words, "--hub_model_id", "me/model"])
+    assert "s3cret" not in shown and TOKEN not in shown and "..." in shown
+    assert shown.endswith("--hub_model_id me/model") and shown.startswith("shift-ser train demo --")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +247,7 @@ def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finis
     swapped = [{**result, "test": {"wa": -result["test"]["wa"], "ua": 0.0}} for result in results["folds"]]
     again, same_why = choose_fold({**results, "folds": swapped})
     assert (again["fold"], same_why) == (chosen["fold"], why)
-    authors = {**results, "settings": {**results["settings"], "protocol": "authors"}, "folds": results["folds"][1:]}
+    authors = {**results, "folds": [{**result, "validation": None} for result in results["folds"][1:]]}
     assert choose_fold(authors)[0]["fold"] == 2 and "nothing was selected" in choose_fold(authors)[1]
 
 
