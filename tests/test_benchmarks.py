@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from benchmarks import feature_extraction, profile_heads, speed, workload
+from benchmarks import feature_extraction, profile_heads, speed, statistics, workload
 from benchmarks.measure import Experiment, Line, Measured, Way, measure
 
 
@@ -175,3 +175,12 @@ def test_every_kind_of_operator_is_met_by_some_head():
         profile_heads.shares(feature_extraction.HeadSteps(workload.SMOKE, head)) for head in profile_heads.HEADS
     ]
     assert all(any(of_head[kind] > 0 for of_head in profiled) for kind in profile_heads.KINDS)
+
+
+def test_the_simulation_of_intervals_is_seeded_and_models_that_differ_spoil_the_test_over_speakers():
+    world = statistics.World(5, 2, 1, 0.1)
+    found = statistics.simulate(world, trials=60, seed=1)
+    assert found == statistics.simulate(world, trials=60, seed=1)
+    assert found["size, speakers"] > found["size, folds"] and found["covers, folds"] > found["covers, speakers"]
+    lines = statistics.table([world], trials=5).splitlines()
+    assert lines[2].startswith("| 5 x 2 | 1 | 10 | 0 | ") and len(lines) == 3

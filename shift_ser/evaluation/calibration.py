@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from .predictions import Predictions
+from .uncertainty import cluster_unit, jackknife
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ def describe(predictions: Predictions, *, num_bins: int = NUM_BINS) -> dict[str,
         `temperature` (for several: the list of different ones), `ece_before`, `ece_after`, `nll_before`, `nll_after`
         (mean negative log-likelihood in nats; the two after are `None` without a temperature), and `aurc` and
         `accuracy_at` (`{"50%": ..., "80%": ..., "100%": ...}` of the most confident utterances) of the probabilities
-        with the temperature, if there is one.
+        with the temperature, if there is one; `ece_calibrated`, the `mean` and `quantile` (95 %) of the calibration
+        error that perfectly calibrated probabilities of so many utterances would have; `brier_before` and
+        `brier_after`; and `intervals`, for `nll` and `brier` of the probabilities with the temperature: `[low, high]`
+        over folds or speakers (see `uncertainty.cluster_unit`), `None` where there can be none.
 
     Raises:
         ValueError: If there are no probabilities.
@@ -49,6 +53,12 @@ def describe(predictions: Predictions, *, num_bins: int = NUM_BINS) -> dict[str,
         described["nll_after"] = negative_log_likelihood(probabilities, references=references)
     described["ece_before"] = calibration_error(before, references=references, num_bins=num_bins)
     described["nll_before"] = negative_log_likelihood(before, references=references)
+    described["brier_before"] = float(brier_scores(before, references=references).mean())
+    described["brier_after"] = None
+    if temperature is not None:
+        described["brier_after"] = float(brier_scores(probabilities, references=references).mean())
+    described["ece_calibrated"] = calibrated_error(probabilities, num_bins=num_bins)
+    described["intervals"] = _intervals(predictions, probabilities)
     coverage, risk = risk_coverage(probabilities, references=references)
     kept = [int(np.searchsorted(coverage, share - 1e-9)) for share in COVERAGES]
     described["aurc"] = float(risk.mean())
@@ -125,6 +135,50 @@ def negative_log_likelihood(probabilities: np.ndarray, *, references: np.ndarray
     """Mean over utterances of minus the natural logarithm of the true label's probability."""
     true = np.take_along_axis(probabilities, np.asarray(references)[:, None], axis=1)
     return float(-np.log(np.maximum(true, _TINY)).mean())
+
+
+def brier_scores(probabilities: np.ndarray, *, references: np.ndarray) -> np.ndarray:
+    """Squared distance of each utterance's probabilities to its label, 0 to 2, shape `(utterances,)` (Brier 1950).
+
+    Example:
+        >>> brier_scores(np.array([[0.75, 0.25]]), references=np.array([1])).tolist()
+        [1.125]
+    """
+    truth = np.eye(probabilities.shape[1])[references]
+    return ((probabilities - truth) ** 2).sum(axis=1)
+
+
+def calibrated_error(
+    probabilities: np.ndarray, *, num_bins: int = NUM_BINS, num_draws: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """What calibration error perfect calibration would show: with few utterances it is not 0.
+
+    Whether each top label is right is drawn with its own probability.
+
+    Returns:
+        `mean` and `quantile` (95 %) of the calibration error over the draws.
+    """
+    confidence = probabilities.max(axis=1)
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    member = np.eye(num_bins)[bins]
+    right = np.random.default_rng(seed).random((num_draws, len(confidence))) < confidence
+    errors = abs((right - confidence) @ member).sum(axis=1) / len(confidence)
+    return {"mean": float(errors.mean()), "quantile": float(np.quantile(errors, 0.95))}
+
+
+def _intervals(predictions: Predictions, probabilities: np.ndarray) -> dict[str, list[float] | None]:
+    """Of the mean over utterances of the negative log-likelihood and the Brier score."""
+    unit, _ = cluster_unit(predictions)
+    if unit is None:
+        return {"nll": None, "brier": None}
+    true = np.take_along_axis(probabilities, predictions.references[:, None], axis=1)[:, 0]
+    losses = [-np.log(np.maximum(true, _TINY)), brier_scores(probabilities, references=predictions.references)]
+    units, places = np.unique(predictions.table[unit], return_inverse=True)
+    sums = np.zeros((len(units), 3))
+    np.add.at(sums, places, np.stack([*losses, np.ones(len(true))], axis=1))
+    found = jackknife(sums, statistic=lambda total: total[..., :2] / total[..., 2:]).interval()
+    return {name: ends.clip(0).tolist() for name, ends in zip(("nll", "brier"), found, strict=True)}
 
 
 def fit_temperature(

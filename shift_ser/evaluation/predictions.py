@@ -139,9 +139,9 @@ class Predictions:
             return None
         return self.table["temperature"].to_numpy(dtype=np.float64)
 
-    def column(self, name: str) -> list[Any] | None:
-        """The values of a column; `None` where there is none."""
-        return self.table[name].tolist() if name in self.table else None
+    def count(self, name: str) -> int | None:
+        """How many different values a column has; `None` where there is none."""
+        return int(self.table[name].nunique()) if name in self.table else None
 
     def __len__(self) -> int:
         return len(self.table)

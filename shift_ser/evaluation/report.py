@@ -47,7 +47,7 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
         score `mean` and `std`, the sample deviation over folds of the mean over seeds (`None` for a single fold). With
         several seeds also `std_seeds`, the deviation over seeds of the mean over folds (`None` while a fold of a seed
         is missing), and `seeds`, the headline's mean over folds for each seed. `optimism`: for each score by how much
-        the mean of the oracle exceeds that of the headline.
+        the mean of the oracle exceeds that of the headline; with a refit, of the selected epoch of the same training.
 
     Raises:
         ValueError: If there is no result.
@@ -66,8 +66,9 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
         summary[column] = {name: _spread(results, column, name) for name in SCORES} if whole else None
     kind = headline(results[0])
     summary["test"] = summary[kind]
-    if oracle := summary["oracle"]:
-        summary["optimism"] = {name: oracle[name]["mean"] - summary[kind][name]["mean"] for name in SCORES}
+    if oracle := summary["oracle"]:  # chosen among the epochs of one training: a refit is another one
+        chosen = summary["selected" if kind == "refit" and summary["selected"] else kind]
+        summary["optimism"] = {name: oracle[name]["mean"] - chosen[name]["mean"] for name in SCORES}
     seeds = {result["seed"] for result in results}
     if len(seeds) > 1:
         by_seed = {name: _means(results, kind, name, by="seed") for name in SCORES}
@@ -141,9 +142,10 @@ def _percent(spread: Mapping[str, float | None]) -> str:
 def _notes(summary: Mapping[str, Any], kind: str) -> list[str]:
     """What the numbers are, as lines of a list."""
     gap = ", ".join(f"{name.upper()} {100 * summary['optimism'][name]:+.2f}" for name in SCORES)
+    against = "the selected epoch of the same training" if kind == "refit" else "these"
     notes = [
         f"- WA, UA, F1: {_HEADLINES[kind]}; percent, ± over folds.",
-        f"- Optimism gap, oracle (best epoch on the test set; not a result) minus these: {gap}.",
+        f"- Optimism gap, oracle (best epoch on the test set; not a result) minus {against}: {gap}.",
     ]
     if "seeds" in summary:
         spread = {name: summary["test"][name]["std_seeds"] for name in SCORES}
@@ -161,21 +163,31 @@ def intervals_text(results: Mapping[str, Any]) -> str:
         results: What `results.json` or `evaluate_predictions` holds: `uncertainty` and `calibration`.
     """
     said, calibration = results["uncertainty"], results["calibration"]
-    lines = []
-    for unit in ("speaker", "utterance"):
-        intervals = [
-            f"{name.upper()} {100 * said[name][f'{unit}s'][0]:.1f} to {100 * said[name][f'{unit}s'][1]:.1f}"
-            for name in SCORES
-            if said[name][f"{unit}s"]
-        ]
-        if intervals:
-            told = f"{said[f'num_{unit}s']} {unit}s drawn anew, all folds pooled"
-            lines.append(f"- {said['level']:.0%} interval, {told}: {', '.join(intervals)}.")
+    units = f"{said['num_units']} {said['unit']}s"
+    speakers = units if said["unit"] == "speaker" else f"{units} with {said['num_speakers']} speakers"
+    utterances = f"{said['num_utterances']} utterances of the same speakers and models"
+    lines = [f"- No interval over speakers: {said['no_interval']}."] if said["unit"] is None else []
+    for kind, over in (("speakers", speakers), ("utterances", utterances)):
+        ends = {name: said[name][kind] for name in SCORES if said[name][kind]}
+        if ends:
+            intervals = [f"{name.upper()} {100 * low:.1f} to {100 * high:.1f}" for name, (low, high) in ends.items()]
+            lines.append(f"- {said['level']:.0%} confidence interval over {over}: {', '.join(intervals)}.")
     if calibration is None:
         return "\n".join([*lines, "- No probabilities: calibration is not known."])
-    error = f"- Calibration error {100 * calibration['ece_before']:.1f}"
+    error = f"- Calibration error (ECE) {100 * calibration['ece_before']:.1f}"
     if calibration["ece_after"] is not None:
         error += f", with the temperature of the validation set {100 * calibration['ece_after']:.1f}"
+    band = calibration["ece_calibrated"]
+    error += f" (perfect calibration would show {100 * band['mean']:.1f}, below {100 * band['quantile']:.1f} in 95%)"
+    named = {"nll": "negative log-likelihood", "brier": "Brier score"}
+    after = "before" if calibration["ece_after"] is None else "after"
+    told = []
+    for name, words in named.items():
+        ends = calibration["intervals"][name]
+        told.append(
+            f"{words} {calibration[f'{name}_{after}']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+        )
+    lines.append(f"- {told[0][0].upper()}{told[0][1:]}; {told[1]}.")
     answered = ", ".join(f"{100 * value:.1f} of {share}" for share, value in calibration["accuracy_at"].items())
     return "\n".join([*lines, f"{error}; right among the most confident: {answered}."])
 

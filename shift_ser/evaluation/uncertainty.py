@@ -1,6 +1,7 @@
-"""How sure a score is: intervals for WA, UA and macro F1 by resampling utterances or speakers."""
+"""How sure a score is: intervals for WA, UA and macro F1 over folds, speakers and utterances."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,28 +13,114 @@ from .predictions import Predictions
 _BATCH = 4_000_000  # drawn units held in memory at a time
 
 
+MIN_SPEAKERS = 6  # of fewer an exact test of pairs cannot reach p = 0.05: 2 ** (1 - 5) is 0.0625
+MIN_CLUSTERS = 3
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """Values with their standard errors, from leaving out one cluster at a time.
+
+    Attributes:
+        estimate: Shape `(values,)`.
+        error: Standard error of each, shape `(values,)`.
+        degrees: Of freedom, clusters less one.
+    """
+
+    estimate: np.ndarray
+    error: np.ndarray
+    degrees: int
+
+    def interval(self, *, level: float = 0.95) -> np.ndarray:
+        """Student's interval, shape `(values, 2)`.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        half = stats.t.ppf((1 + level) / 2, df=self.degrees) * self.error
+        return np.stack([self.estimate - half, self.estimate + half], axis=-1)
+
+    def p(self) -> np.ndarray:
+        """Two-sided p of the value 0, shape `(values,)`; without any spread not less than so many signs can give."""
+        exact = np.where(abs(self.estimate) < 1e-12, 1.0, 2.0**-self.degrees)
+        spread = self.error > 1e-12
+        ratio = np.divide(abs(self.estimate), self.error, out=np.zeros_like(self.error), where=spread)
+        return np.where(spread, 2 * stats.t.sf(ratio, df=self.degrees), exact)
+
+    def detectable(self, *, level: float = 0.95, power: float = 0.8) -> np.ndarray:
+        """What true value would be told from 0 with this power, shape `(values,)`."""
+        return (stats.t.ppf((1 + level) / 2, df=self.degrees) + stats.t.ppf(power, df=self.degrees)) * self.error
+
+
+def jackknife(counts: np.ndarray, *, statistic: Callable[[np.ndarray], np.ndarray] | None = None) -> Jackknife:
+    r"""Standard errors of a statistic of summed counts, whose clusters are independent (Tukey 1958).
+
+    .. math::
+        \text{error}^2 = \frac{G - 1}{G} \sum_g \left( \theta_{-g} - \bar\theta \right)^2
+
+    with :math:`\theta_{-g}` the statistic without cluster :math:`g` of :math:`G`.
+
+    Args:
+        counts: Shape `(clusters, ...)`, what each cluster adds to the sum; at least two clusters.
+        statistic: From sums, shape `(sums, ...)`, to values, shape `(sums, values)`; default: `scores`.
+
+    Example:
+        >>> counts = np.array([[[8.0, 2.0], [0.0, 0.0]], [[6.0, 4.0], [0.0, 0.0]], [[7.0, 3.0], [0.0, 0.0]]])
+        >>> round(float(jackknife(counts).error[0]), 4)  # 0.1 / sqrt(3), as for any mean
+        0.0577
+    """
+    statistic = scores if statistic is None else statistic
+    total = counts.sum(axis=0)
+    values = statistic(np.concatenate([total[None], total[None] - counts]))
+    left_out, num = values[1:], len(counts)
+    error = np.sqrt((num - 1) / num * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    return Jackknife(values[0], error, num - 1)
+
+
+def cluster_unit(predictions: Predictions) -> tuple[str | None, str]:
+    """What may be drawn independently: folds, since the speakers of a fold share a model, else speakers.
+
+    Returns:
+        `"fold"`, `"speaker"`, or `None` with the reason why there can be no interval over speakers.
+    """
+    table = predictions.table
+    if "speaker" not in table:
+        return None, "speakers are not stated"
+    speakers = table["speaker"].nunique()
+    if speakers < MIN_SPEAKERS:
+        return None, f"{speakers} speakers, and fewer than {MIN_SPEAKERS} tell too little of how speakers differ"
+    if "fold" in table and table["fold"].nunique() > 1 and table.groupby("speaker")["fold"].nunique().max() == 1:
+        folds = table["fold"].nunique()
+        if folds < MIN_CLUSTERS:
+            return None, f"{folds} folds, whose speakers share a model, and fewer than {MIN_CLUSTERS} tell too little"
+        return "fold", ""
+    return "speaker", ""
+
+
 def describe(
     predictions: Predictions, *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
     """WA, UA and macro F1 of pooled predictions, each with two intervals.
 
-    The interval over utterances asks how the scores would be with other utterances of the *same* speakers. It is
-    narrow, and too narrow for any claim about people, since utterances of one speaker resemble each other. The
-    interval over speakers keeps each speaker's utterances together. Neither knows of other random seeds or other
-    training data: the folds' models are taken as they are. See `bootstrap_interval` for few speakers.
+    The interval over utterances asks how the scores would be with other utterances of the *same* speakers and models.
+    It is narrow, and too narrow for any claim about people, since utterances of one speaker resemble each other. The
+    interval over speakers takes whole folds as the unit (see `cluster_unit`), as the speakers of a fold share a model:
+    it knows of other speakers, other trainings and, where there are several, other seeds (each is averaged within its
+    fold). `docs/statistics.md` has how often both hold the truth.
 
     Args:
-        predictions: Of all folds. Rows of several seeds for one utterance are not independent: they are averaged, and
-            drawn together.
+        predictions: Of all folds. Rows of several seeds for one utterance are not independent: they are averaged.
         level: Confidence level.
-        num_resamples: Number of resamples.
+        num_resamples: Number of resamples of the interval over utterances.
         seed: Seed of the resampling.
 
     Returns:
         `level`, `num_resamples`, `num_utterances`, `num_speakers` (`None` if unknown), `num_seeds` (most rows of an
-        utterance), and for `wa`, `ua` and `f1` a dict of `estimate` (of all utterances pooled, which is not the mean
-        over folds), `utterances` and `speakers`: intervals `[low, high]`, or `None` where there is only one to draw
-        from, or speakers are unknown.
+        utterance), `unit` (`"fold"`, `"speaker"` or `None`), `num_units`, `no_interval` (why there is none over
+        speakers), and for `wa`, `ua` and `f1` a dict of `estimate` (of all utterances pooled, which is not the mean
+        over folds), `utterances` and `speakers`: intervals `[low, high]` or `None`.
 
     Example:
         >>> said = [("a", "F", "sad", "sad"), ("b", "F", "sad", "angry"), ("c", "M", "angry", "angry")]
@@ -41,21 +128,43 @@ def describe(
         >>> describe(Predictions.from_rows(rows))["ua"]["estimate"]
         0.75
     """
-    estimate = scores(confusion_by(predictions, unit="utterance")[1].sum(axis=0))
-    description: dict[str, Any] = {"level": level, "num_resamples": num_resamples}
-    intervals: dict[str, np.ndarray | None] = {}
-    for unit in ("utterance", "speaker"):
-        description[f"num_{unit}s"], intervals[f"{unit}s"] = None, None
-        if unit in predictions.table:
-            names, counts = confusion_by(predictions, unit=unit)
-            description[f"num_{unit}s"] = len(names)
-            intervals[f"{unit}s"] = bootstrap_interval(counts, level=level, num_resamples=num_resamples, seed=seed)
-    description["num_seeds"] = int(predictions.table["utterance"].value_counts().max())
+    counts = confusion_by(predictions, unit="utterance")[1]
+    estimate = scores(counts.sum(axis=0))
+    unit, reason = cluster_unit(predictions)
+    description: dict[str, Any] = {
+        "level": level,
+        "num_resamples": num_resamples,
+        "num_utterances": len(counts),
+        "num_speakers": predictions.count("speaker"),
+        "num_seeds": int(predictions.table["utterance"].value_counts().max()),
+        "unit": unit,
+        "num_units": predictions.count(unit) if unit else None,
+        "no_interval": reason,
+    }
+    intervals = {
+        "utterances": bootstrap_interval(counts, level=level, num_resamples=num_resamples, seed=seed),
+        "speakers": jackknife(confusion_by(predictions, unit=unit)[1]).interval(level=level) if unit else None,
+    }
     for index, name in enumerate(SCORES):
         description[name] = {"estimate": float(estimate[index])}
-        for unit, interval in intervals.items():
-            description[name][unit] = None if interval is None else interval[index].tolist()
+        for kind, interval in intervals.items():
+            description[name][kind] = None if interval is None else interval[index].clip(0, 1).tolist()
     return description
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values that hold together (Holm 1979): at most a share alpha of such families has a false claim.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(values, kind="stable")
+    factors = len(values) - np.arange(len(values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(values, dtype=float)[order] * factors))
+    result = np.empty(len(values))
+    result[order] = adjusted
+    return result.tolist()
 
 
 def confusion_by(

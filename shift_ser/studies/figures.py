@@ -180,7 +180,7 @@ def _panels(
 
 def _bars(groups: Sequence[Group]) -> str:
     if any(group["ua"]["low"] is not None for group in groups):
-        return "bars: 95 % intervals over speakers"
+        return "bars: 95 % confidence intervals over folds"
     return "bars: standard deviation over folds and seeds"
 
 

@@ -236,12 +236,12 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
 
 _LEGEND = (
     "Scores in percent: mean over folds and seeds ± standard deviation over folds; the interval is of the pooled"
-    " predictions, from resampled speakers. *Optimism*: how many points of UA the best epoch on the test fold would"
+    " predictions, over folds. *Optimism*: how many points of UA the best epoch on the test fold would"
     " add. *Mingling*: share of a block's sensitivity that comes from other frames than the output's own;"
     " *misalignment*: how far shortcut and branch have drifted apart (`shift_ser.mingling`). `study.csv` has every"
     " fold, `summary.csv` what the figures show."
 )
 _CAUTION = (
-    "The best proportion is picked on the test folds, among several: that flatters it, and its interval does not know."
-    " Speakers are few, and seeds fewer."
+    "The unit of intervals and tests is the fold, whose speakers share a model; seeds are averaged. p-values are"
+    " adjusted over the sentences above (Holm); intervals are not. How often both are right: `docs/statistics.md`."
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.comparison import FinishedRun, compare, sentence
+from ..evaluation.comparison import FinishedRun, adjust, compare, sentence
 from ..evaluation.metrics import SCORES
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import summarise
@@ -61,8 +61,9 @@ def study_groups(output_dir: Path, places: Iterable[Place]) -> list[dict[str, An
     Returns:
         A dict for each place but for its seed, in the order of the grid, of those with all seeds whole: the options,
         `cells`, `runs` (folds times seeds), `wa`, `ua` and `f1` (each `mean`, `std` over folds, and the interval's
-        `low` and `high`), the means of what `MEASURED` names (or `None`), `optimism` of UA, and `chance`: the share of
-        the largest class for WA, one over the number of classes for UA and F1.
+        `low` and `high`), `validation` (mean UA on the validation sets, or `None`), the means of what `MEASURED` names
+        (or `None`), `optimism` of UA, and `chance`: the share of the largest class for WA, one over the number of
+        classes for UA and F1.
     """
     members: dict[str, list[Place]] = {}
     for place in places:
@@ -86,6 +87,7 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
     group: dict[str, Any] = {
         "runs": len(results),
         **{name: summary["test"][name] | _interval(found[name]["speakers"]) for name in SCORES},
+        "validation": _validation(results),
         "optimism": summary.get("optimism", {}).get("ua"),
         "chance": {"wa": float(np.bincount(predictions.references).max() / len(predictions)), "ua": floor, "f1": floor},
     }
@@ -93,6 +95,12 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
         values = [fold[name] for fold in measures if fold.get(name) is not None]
         group[name] = fmean(values) if values else None
     return group
+
+
+def _validation(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean UA on the validation sets; `None` where a protocol has none."""
+    values = [result["validation"]["ua"] for result in results if result.get("validation")]
+    return fmean(values) if len(values) == len(results) else None
 
 
 def _interval(ends: Sequence[float] | None) -> dict[str, float | None]:
@@ -161,6 +169,8 @@ def told(name: str, value: Any) -> str:
 def sentences(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each head, placement and setting, what its best proportion gives against no shift, whatever that is.
 
+    The best proportion is that with the highest UA on the validation sets; p-values are adjusted over all sentences.
+
     Args:
         output_dir: Folder of the study.
         groups: What `study_groups` returned.
@@ -168,14 +178,24 @@ def sentences(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[str
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for group in groups:
         if group["shift_placement"] != "none":
-            line = {name: group[name] for name in _option_names(group) if name != "shift_proportion"}
-            lines.setdefault(json.dumps(line), []).append(group)
+            key = {name: group[name] for name in _option_names(group) if name != "shift_proportion"}
+            lines.setdefault(json.dumps(key), []).append(group)
     differing = [name for name in COLUMNS if len({json.dumps(json.loads(key).get(name)) for key in lines}) > 1]
-    return [
-        _sentence(output_dir, line, _unshifted(line, groups), differing)
-        for line in lines.values()
-        if any(group["shift_proportion"] > 0 for group in line)
-    ]
+    starts: list[str] = []
+    ends: list[str | dict[str, Any]] = []
+    for line in lines.values():
+        if tried := [group for group in line if group["shift_proportion"] > 0]:
+            best, start = _best(tried, differing)
+            starts.append(start)
+            ends.append(_against(output_dir, best, _unshifted(line, groups)))
+    compared = iter(adjust([end for end in ends if isinstance(end, dict)], score="ua"))
+    told_ends = [f"; {end}." if isinstance(end, str) else f". {_capital(next(compared))}" for end in ends]
+    return [start + end for start, end in zip(starts, told_ends, strict=True)]
+
+
+def _capital(comparison: Mapping[str, Any]) -> str:
+    found = sentence(comparison, score="ua")
+    return found[0].upper() + found[1:]
 
 
 def _option_names(group: Mapping[str, Any]) -> list[str]:
@@ -192,27 +212,39 @@ def _unshifted(line: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, 
     return next((group for group in alike if group["shift_placement"] == "none"), None)
 
 
-def _sentence(
-    output_dir: Path, line: Sequence[Mapping[str, Any]], none: Mapping[str, Any] | None, differing: Iterable[str]
-) -> str:
-    tried = [group for group in line if group["shift_proportion"] > 0]
-    best = max(tried, key=lambda group: group["ua"]["mean"])
+def _best(tried: Sequence[Mapping[str, Any]], differing: Iterable[str]) -> tuple[Mapping[str, Any], str]:
+    """The group with the best proportion, of equals the smallest, and how a sentence about it begins."""
+    blind = all(group["validation"] is not None for group in tried)
+    values = [round(group["validation"] if blind else group["ua"]["mean"], 9) for group in tried]
+    ties = [group for group, value in zip(tried, values, strict=True) if value == max(values)]
+    best = min(ties, key=lambda group: group["shift_proportion"])
     names = [name for name in differing if name not in ("head_type", "shift_placement")]
     setting = "".join(f", {name.removeprefix('shift_')} {told(name, best[name])}" for name in names)
-    proportion = fraction(best["shift_proportion"])
     start = f"**{best['head_type']}, {best['shift_placement']}{setting}**: "
-    start += (
-        f"the best of {len(tried)} proportions is {proportion}" if len(tried) > 1 else f"proportion {proportion} alone"
-    )
+    proportion = fraction(best["shift_proportion"])
+    if len(tried) == 1:
+        return best, f"{start}proportion {proportion} alone"
+    where = "on the validation sets" if blind else "on the test sets, which flatters it,"
+    if len(ties) > 1:
+        equal = ", ".join(fraction(value) for value in sorted(group["shift_proportion"] for group in ties))
+        return (
+            best,
+            f"{start}of {len(tried)} proportions {equal} tie as the best {where}, and {proportion} stands for them",
+        )
+    return best, f"{start}the best of {len(tried)} proportions {where} is {proportion}"
+
+
+def _against(
+    output_dir: Path, best: Mapping[str, Any], none: Mapping[str, Any] | None
+) -> str | dict[str, Any]:  # fmt: skip
+    """The comparison with no shift, or why there is none."""
     if none is None:
-        return f"{start}; nothing without a shift is in the grid to compare it with."
-    cells = ((best, f"proportion {proportion}"), (none, "no shift"))
-    runs = [_pooled([output_dir / cell for cell in group["cells"]], name) for group, name in cells]
+        return "nothing without a shift is in the grid to compare it with"
+    named = ((best, f"proportion {fraction(best['shift_proportion'])}"), (none, "no shift"))
     try:
-        found = sentence(compare(*runs), score="ua")
-        return f"{start}. {found[0].upper()}{found[1:]}"
+        return compare(*(_pooled([output_dir / cell for cell in group["cells"]], name) for group, name in named))
     except ValueError as error:
-        return f"{start}; it cannot be compared with no shift: {error}."
+        return f"it cannot be compared with no shift: {error}"
 
 
 def _pooled(folders: Sequence[Path], name: str) -> FinishedRun:

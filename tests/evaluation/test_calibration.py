@@ -6,10 +6,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import softmax
 
 from shift_ser.evaluation.calibration import (
     apply_temperature,
+    calibrated_error,
     calibration_error,
     describe,
     fit_temperature,
@@ -182,19 +184,42 @@ def test_describe_gives_each_number():
     described = describe(rows)
     after = softmax(logits / temperature, axis=1)
     risks = loop_risks(after, references)
-    at = described.pop("accuracy_at")
+    at, band = described.pop("accuracy_at"), described.pop("ece_calibrated")
+    assert described.pop("intervals") == {"nll": None, "brier": None}
+    assert 0 < band["mean"] < band["quantile"]
+    truth = np.eye(4)[references]
     assert described == pytest.approx(
         {
             "temperature": temperature,
             "ece_before": loop_error(shares, references, 15), "ece_after": loop_error(after, references, 15),
             "nll_before": -np.mean(np.log(shares[np.arange(200), references])),
             "nll_after": -np.mean(np.log(after[np.arange(200), references])),
+            "brier_before": np.mean(np.sum((shares - truth) ** 2, axis=1)),
+            "brier_after": np.mean(np.sum((after - truth) ** 2, axis=1)),
             "aurc": np.mean(risks),
         }
     )  # fmt: skip
     assert at == pytest.approx({"50%": 1 - risks[99], "80%": 1 - risks[159], "100%": 1 - risks[199]})
     assert described["ece_after"] < described["ece_before"] and described["nll_after"] < described["nll_before"]
-    assert json.loads(json.dumps(describe(rows))) == {**described, "accuracy_at": at}
+    assert json.loads(json.dumps(describe(rows))) == describe(rows)
+
+
+def test_the_band_is_the_error_of_labels_drawn_from_the_probabilities():
+    shares = softmax(drawn(400, sharpness=1)[0], axis=1)
+    band = calibrated_error(shares)
+    rng = np.random.default_rng(5)
+    errors = [loop_error(shares, np.array([rng.choice(4, p=p) for p in shares]), 15) for _ in range(100)]
+    assert band["mean"] == pytest.approx(np.mean(errors), abs=4 * np.std(errors) / 10)
+    assert band["quantile"] == pytest.approx(np.quantile(errors, 0.95), abs=0.012)
+
+
+def test_losses_have_the_interval_of_a_t_test_over_speakers():
+    logits, references = drawn(80)
+    shares = softmax(logits, axis=1)
+    said = predictions_of(shares, references).with_columns(speaker=[f"s{i % 8}" for i in range(80)])
+    losses = -np.log(shares[np.arange(80), references]).reshape(10, 8).mean(axis=0)
+    interval = stats.ttest_1samp(losses, 0).confidence_interval()
+    assert describe(said)["intervals"]["nll"] == pytest.approx(tuple(interval))
 
 
 def test_describe_without_and_with_several_temperatures():

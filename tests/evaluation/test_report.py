@@ -110,15 +110,33 @@ def test_table_says_what_is_missing_and_why():
 
 
 def test_intervals_name_what_was_drawn_anew_and_leave_out_what_cannot_be():
-    said = {"level": 0.95, "num_utterances": 80, "num_speakers": 1}
+    said = {"level": 0.95, "num_utterances": 80, "num_speakers": 1, "unit": None, "num_units": None}
     said |= {name: {"estimate": 0.7, "utterances": [0.61, 0.795], "speakers": None} for name in SCORES}
+    said["no_interval"] = "1 speakers are too few"
     calibration = {"ece_before": 0.123, "ece_after": None, "accuracy_at": {"50%": 0.9, "100%": 0.7}}
+    calibration |= {"ece_calibrated": {"mean": 0.056, "quantile": 0.083}, "nll_before": 0.9, "brier_before": 0.4}
+    calibration |= {"nll_after": 0.8, "brier_after": 0.3, "intervals": {"nll": [0.7, 1], "brier": None}}
     assert intervals_text({"uncertainty": said, "calibration": calibration}).splitlines() == [
-        "- 95% interval, 80 utterances drawn anew, all folds pooled: "
+        "- No interval over speakers: 1 speakers are too few.",
+        "- 95% confidence interval over 80 utterances of the same speakers and models: "
         "WA 61.0 to 79.5, UA 61.0 to 79.5, F1 61.0 to 79.5.",
-        "- Calibration error 12.3; right among the most confident: 90.0 of 50%, 70.0 of 100%.",
+        "- Negative log-likelihood 0.900 (0.700 to 1.000); Brier score 0.400.",
+        "- Calibration error (ECE) 12.3 (perfect calibration would show 5.6, below 8.3 in 95%);"
+        " right among the most confident: 90.0 of 50%, 70.0 of 100%.",
     ]
     unknown = intervals_text({"uncertainty": said, "calibration": None})
     assert unknown.splitlines()[-1] == "- No probabilities: calibration is not known."
     lines = intervals_text({"uncertainty": said, "calibration": calibration | {"ece_after": 0.05}}).splitlines()
-    assert lines[-1].startswith("- Calibration error 12.3, with the temperature of the validation set 5.0; right among")
+    assert lines[-1].startswith("- Calibration error (ECE) 12.3, with the temperature of the validation set 5.0 (per")
+    folds = said | {"unit": "fold", "num_units": 5, "wa": said["wa"] | {"speakers": [0.5, 0.9]}}
+    line = intervals_text({"uncertainty": folds, "calibration": None}).splitlines()[0]
+    assert line == "- 95% confidence interval over 5 folds with 1 speakers: WA 50.0 to 90.0."
+
+
+def test_with_a_refit_the_optimism_gap_is_that_of_the_training_the_epoch_was_chosen_in():
+    results = [fold(number, 0.5, kind="refit") for number in (1, 2)]
+    for result in results:
+        result["columns"]["selected"] = {"wa": 0.375, "ua": 0.125, "f1": 0.0625}
+    summary = summarise(results, num_folds=2)
+    assert summary["optimism"]["wa"] == pytest.approx(0.625 - 0.375)
+    assert "minus the selected epoch of the same training: WA +25.00" in fold_table(results, num_folds=2)
