@@ -1,7 +1,11 @@
 """Labels of many recordings, as fast as the model goes and in constant memory."""
 
+import copy
 import csv
+import difflib
 import io
+import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,17 +19,22 @@ import numpy as np
 import soundfile as sf
 import torch
 from datasets import Dataset
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import httpx
-from transformers import pipeline
+from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
 
-_SCORE = "score_"
+logger = logging.getLogger(__name__)
 
+_SCORE = "score_"
+BFLOAT16_BOUND = 0.1  # most that bfloat16 may change a logit, as a share of how far logits lie apart (at least 1)
+_HUB_SECONDS = 5.0  # what the Hub gets to answer before its models count as out of reach
 
 DTYPES = ("auto", "float32", "bfloat16")
 SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {".aif", ".oga", ".opus"}
+_SHOWN = 3  # skipped files that a message names
 _AHEAD = 4  # recordings that are read while the model is busy
 _UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, MemoryError, httpx.HTTPError, httpx.InvalidURL)
 
@@ -40,16 +49,19 @@ class Classified:
         name: Its path if there is one, else `recording` and its place, counted from 0.
         scores: From label to score, the likeliest first; None if it could not be classified.
         error: Why it could not be.
+        least: Score below which no label is given.
     """
 
     name: str
     scores: dict[str, float] | None = None
     error: str | None = None
+    least: float = 0.0
 
     @property
     def label(self) -> str | None:
-        """The likeliest label."""
-        return next(iter(self.scores)) if self.scores else None
+        """The likeliest label; None if there are no scores, or if its score is below `least`."""
+        label = next(iter(self.scores)) if self.scores else None
+        return None if label is None or self.scores is None or self.scores[label] < self.least else label
 
 
 @dataclass(frozen=True)
@@ -62,28 +74,110 @@ class _Speech:
 
 
 def load_classifier(
-    model: str | os.PathLike, *, dtype: str = "auto", calibrated: bool = False
+    model: str | os.PathLike, *, dtype: str = "auto", calibrated: bool = False, **options: Any
 ) -> ShiftAudioClassificationPipeline:
     """The pipeline of a saved model, in the dtype in which this machine runs it fastest.
 
     Args:
         model: Hub name or folder of a saved model.
         dtype: Of weights and computation: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware computes it
-            (`fast_dtype`), else float32.
+            (`fast_dtype`) and gives nearly the logits of float32 for an utterance of noise (`BFLOAT16_BOUND`), else
+            float32. That bfloat16 was not near enough is logged.
         calibrated: Whether scores are those of logits divided by the model's temperature.
+        **options: Others of the pipeline, such as `max_seconds` or `allow_truncated`.
 
     Raises:
-        ValueError: If `dtype` is none of these.
+        FileNotFoundError: If `model` is a folder that does not exist.
+        OSError: If it is a Hub name and the Hub is out of reach or has no such model.
+        ValueError: If `dtype` is none of these, or the folder holds no model, or an encoder alone.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    check_model_place(os.fspath(model))
     classifier = pipeline(
         "audio-classification", model=str(model), pipeline_class=ShiftAudioClassificationPipeline, top_k=None,
-        dtype=torch.float32, calibrated=calibrated,
+        dtype=torch.float32, calibrated=calibrated, **options,
     )  # fmt: skip
-    classifier.model.to(fast_dtype(classifier.device) if dtype == "auto" else getattr(torch, dtype))
-    use_matrix_convolutions(classifier.model.base_model.encoder)
+    exact = classifier.model
+    if dtype == "auto" and fast_dtype(classifier.device) == torch.bfloat16:
+        classifier.model = _in_dtype(copy.deepcopy(exact), torch.bfloat16)
+        change = bfloat16_change(classifier, exact)
+        if not change <= BFLOAT16_BOUND:
+            logger.warning(
+                "bfloat16 changes the logits of an utterance by %.3g of how far they lie apart, and %g are taken:"
+                " the model stays in float32", change, BFLOAT16_BOUND,
+            )  # fmt: skip
+            classifier.model = exact
+    elif dtype != "auto":
+        _in_dtype(exact, getattr(torch, dtype))
     return classifier
+
+
+def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model itself in another dtype, with the convolutions that are fast in it."""
+    model.to(dtype)
+    use_matrix_convolutions(model.base_model.encoder)
+    return model
+
+
+def bfloat16_change(classifier: ShiftAudioClassificationPipeline, exact: torch.nn.Module) -> float:
+    """How much the logits of one utterance differ between the classifier's model and the same one in float32.
+
+    Args:
+        classifier: Its model is the one in bfloat16.
+        exact: The same model in float32.
+
+    Returns:
+        The largest difference, as a share of how far the logits of `exact` lie apart, but of 1 at least.
+    """
+    noise = torch.randn(2 * classifier.feature_extractor.sampling_rate, generator=torch.Generator().manual_seed(0))
+    features = classifier.features([0.1 * noise.numpy()]).to(classifier.device)
+    with torch.inference_mode():
+        coarse = classifier.model(**features).logits.float()
+        logits = exact(**features.to(dtype=torch.float32)).logits
+    return float((coarse - logits).abs().max() / (logits.max() - logits.min()).clamp(min=1.0))
+
+
+def check_model_place(model: str) -> None:
+    """Say soon and plainly why nothing can be loaded from there.
+
+    Args:
+        model: Folder or Hub name.
+
+    Raises:
+        FileNotFoundError: If it looks like a folder and does not exist.
+        OSError: If it is a Hub name that is not in the cache, and the Hub is switched off or does not answer.
+        ValueError: If it is a file, or a folder without a model.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
+            inside = sorted(file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/config.json"))
+            hint = f": did you mean {str(inside[0])!r}?" if inside else ""
+            raise ValueError(f"model must be a folder with a config.json, got {model!r}, which has none{hint}")
+    elif path.exists():
+        raise ValueError(f"model must be a folder or a Hub name, got the file {model!r}")
+    elif model.startswith((".", "/", "~")) or model.count("/") > 1 or (path.parent != Path() and path.parent.exists()):
+        beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.exists() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f": did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise FileNotFoundError(f"model must be an existing folder or a Hub name, got {model!r}{hint}")
+    elif not isinstance(try_to_load_from_cache(model, "config.json"), str):
+        _check_hub(model)
+
+
+def _check_hub(model: str) -> None:
+    """The Hub can be asked for a model that is not on this disk."""
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
+    try:
+        if why is None:
+            httpx.head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except httpx.HTTPError as error:
+        why = f"{constants.ENDPOINT} does not answer ({error or type(error).__name__})"
+    if why is not None:
+        raise OSError(
+            f"model {model!r} is no folder here, and the Hub is out of reach: {why}. Name a saved model's folder"
+        )
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -104,7 +198,7 @@ def find_recordings(places: Iterable[str | os.PathLike]) -> Iterator[str]:
     """Paths of files as they are given, and of all audio files in folders and the folders in them, sorted, each once.
 
     What is audio is told by the suffix, one that libsndfile reads; hidden files and folders are left out; a place that
-    does not exist is given as a file.
+    does not exist is given as a file. What a folder holds beside audio is logged when it was searched.
 
     Example:
         >>> list(find_recordings(["nowhere.wav", "nowhere.wav"]))
@@ -112,11 +206,16 @@ def find_recordings(places: Iterable[str | os.PathLike]) -> Iterator[str]:
     """
     found: set[str] = set()
     for place in (os.fspath(place) for place in places):
-        paths: Iterable[str] = _files_of(place) if os.path.isdir(place) else [place]
+        skipped: dict[str, str] = {}
+        paths: Iterable[str] = _files_of(place, skipped) if os.path.isdir(place) else [place]
         for path in paths:
             if path not in found:
                 found.add(path)
                 yield path
+        if skipped:
+            some = ", ".join(f"{path} ({why})" for path, why in list(skipped.items())[:_SHOWN])
+            more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+            logger.warning("%s: %d files are skipped: %s%s", place, len(skipped), some, more)
 
 
 def classify_recordings(
@@ -126,6 +225,8 @@ def classify_recordings(
     batch_seconds: float = 15.0,
     window: int = 256,
     window_seconds: float = 1200.0,
+    labels: Sequence[str] | None = None,
+    abstain: float = 0.0,
 ) -> Iterator[Classified]:
     """Classify recordings in batches of like length, each result as soon as all before it are there.
 
@@ -141,18 +242,25 @@ def classify_recordings(
         batch_seconds: Seconds in a batch with its padding; the default is among the fastest for HuBERT base on a CPU.
         window: Most recordings that wait to be classified.
         window_seconds: No more are read when those waiting are as long as this together.
+        labels: The labels that come into question, two or more of the model's: their scores are divided by their sum.
+            Default: all.
+        abstain: Score below which a recording gets no label.
 
     Yields:
         A result for each recording, in their order.
 
     Raises:
-        ValueError: If an option is not above 0, or `recordings` is a single one.
+        ValueError: If an option is not above 0, `abstain` not in [0, 1], a label none of the model's, or `recordings`
+            a single one.
     """
     for name, value in (("batch_seconds", batch_seconds), ("window", window), ("window_seconds", window_seconds)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
     if isinstance(recordings, (str, bytes, os.PathLike, Mapping, np.ndarray, torch.Tensor)):
         raise ValueError(f"recordings must be several, as a list or another iterable, got {type(recordings).__name__}")
+    if not 0 <= abstain <= 1:
+        raise ValueError(f"abstain must be between 0 and 1, got {abstain}")
+    chosen = _chosen_labels(labels, classifier)
     rate = classifier.feature_extractor.sampling_rate
     fixed = getattr(classifier.feature_extractor, "fixed_length", None)
     together = getattr(classifier.model.config, "mask_padding", True)
@@ -164,17 +272,48 @@ def classify_recordings(
         window=window,
         window_length=window_seconds,
     )
-    return in_order((places, _classify(classifier, batch)) for places, batch in batches)
+    results = in_order((places, _classify(classifier, batch)) for places, batch in batches)
+    return (_narrow(result, chosen, abstain) for result in results)
 
 
-def _files_of(folder: str) -> Iterator[str]:
-    """Audio files of a folder and of those in it, sorted."""
+def _chosen_labels(labels: Sequence[str] | None, classifier: ShiftAudioClassificationPipeline) -> set[str]:
+    known = [*classifier.model.config.id2label.values()]
+    chosen = set(known if labels is None else labels)
+    if isinstance(labels, str) or not chosen <= set(known) or len(chosen) < 2:
+        raise ValueError(f"labels must be two or more of {known}, got {labels!r}")
+    return chosen
+
+
+def _narrow(result: Classified, labels: set[str], abstain: float) -> Classified:
+    """The scores of these labels among themselves, and the least score for a label."""
+    if result.scores is None:
+        return result
+    scores = {label: score for label, score in result.scores.items() if label in labels}
+    if len(scores) < len(result.scores):
+        total = math.fsum(scores.values())
+        if not total > 0:
+            return Classified(result.name, error=f"the scores of {sorted(labels)} must not all be 0")
+        scores = {label: score / total for label, score in scores.items()}
+    return Classified(result.name, scores=scores, least=abstain)
+
+
+def _files_of(folder: str, skipped: dict[str, str]) -> Iterator[str]:
+    """Audio files of a folder and of those in it, sorted; notes what is none, and why."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_of(entry.path)
-        elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            if not entry.name.startswith("."):
+                yield from _files_of(entry.path, skipped)
+            continue
+        suffix = Path(entry.name).suffix
+        if entry.name.startswith("."):
+            skipped[entry.path] = "a hidden file"
+        elif entry.is_dir():
+            skipped[entry.path] = "a link to a folder"
+        elif not entry.is_file():
+            skipped[entry.path] = "not a file, or a link to none"
+        elif suffix.lower() not in SUFFIXES:
+            skipped[entry.path] = f"no audio by its suffix {suffix!r}"
+        else:
             yield entry.path
 
 
@@ -185,7 +324,7 @@ def _read(classifier: ShiftAudioClassificationPipeline, recordings: Iterable[Any
         try:
             recording = look()
             name = _name(recording) or name
-            yield _Speech(name, samples=classifier.read(recording))
+            yield _Speech(name, samples=classifier.read(recording, **classifier._preprocess_params))
         except _UNREADABLE as error:
             yield _Speech(name, error=str(error) or type(error).__name__)
 
@@ -226,7 +365,7 @@ def _classify(classifier: ShiftAudioClassificationPipeline, batch: Sequence[_Spe
     _, _, options = classifier._sanitize_parameters(top_k=None)
     try:
         found = classifier.classify_batch(speech, **{**classifier._postprocess_params, **options}) if speech else []
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:  # ValueError: a score that is not finite
         if len(batch) == 1:
             return [Classified(batch[0].name, error=str(error) or type(error).__name__)]
         return [result for each in batch for result in _classify(classifier, [each])]
@@ -241,6 +380,8 @@ def _classify(classifier: ShiftAudioClassificationPipeline, batch: Sequence[_Spe
 
 class ScoreFile:
     """A CSV with a line for each classified recording: `recording`, `label`, a `score_` of each label, `model`.
+
+    The label is empty where the recording got none.
 
     A line is handed to the system at once when it is written. What a kill has left of one is cut off when the file is
     opened again, and what is in it need not be classified again. Recordings that could not be classified have no line.
@@ -286,6 +427,8 @@ class ScoreFile:
         """
         if result.scores is None or set(result.scores) != set(self.labels):
             raise ValueError(f"scores of {result.name!r} must be of {self.labels}, got {result.scores}")
+        if not all(map(math.isfinite, result.scores.values())):
+            raise ValueError(f"scores of {result.name!r} must be finite, got {result.scores}")
         self._append([result.name, result.label, *(result.scores[label] for label in self.labels), self.model])
         self.done.add(result.name)
 
@@ -318,7 +461,9 @@ class ScoreFile:
 
 def _line(row: Sequence[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
+    # A carriage return must be quoted, or no reader takes the line; not every Python's csv does that by itself.
+    returns = any("\r" in cell for cell in row if isinstance(cell, str))
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL).writerow(row)
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 

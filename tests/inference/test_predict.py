@@ -1,4 +1,5 @@
 import csv
+import socket
 import threading
 import weakref
 from pathlib import Path
@@ -9,7 +10,7 @@ import soundfile as sf
 import torch
 from conftest import command_line, tiny_encoder_config, tiny_model
 from datasets import Dataset, Features
-from transformers import pipeline
+from transformers import HubertModel, pipeline
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
 from shift_ser.corpora.corpus import SpeechAudio
@@ -279,6 +280,105 @@ def test_loading(saved, monkeypatch):
         monkeypatch.setattr(inference, "fast_dtype", fast_dtype)
 
 
+def test_bfloat16_that_is_wrong_is_not_taken(saved, monkeypatch, caplog):
+    monkeypatch.setattr(inference, "fast_dtype", lambda device: torch.bfloat16)
+    right = load_classifier(saved)
+    assert right.model.dtype == torch.bfloat16 and not caplog.messages
+    convolve = torch.nn.functional.conv1d
+
+    def wrong_in_bfloat16(values, *args, **options):
+        output = convolve(values, *args, **options)
+        return output.roll(1, dims=1) if values.dtype == torch.bfloat16 else output
+
+    monkeypatch.setattr(torch.nn.functional, "conv1d", wrong_in_bfloat16)  # the positional convolution, the head's
+    given = load_classifier(saved)
+    assert given.model.dtype == torch.float32
+    assert "bfloat16 changes the logits of an utterance by" in caplog.text and "stays in float32" in caplog.text
+    (clip,) = clips(3000)
+    assert given(clip) == load_classifier(saved, dtype="float32")(clip)
+    assert load_classifier(saved, dtype="bfloat16").model.dtype == torch.bfloat16  # as asked
+
+
+def test_where_no_model_is(saved, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "fold1").symlink_to(saved)
+    with pytest.raises(
+        ValueError, match=r"a folder with a config\.json, got .*demo', which has none: did you mean '.*fold1'"
+    ):
+        load_classifier(tmp_path / "demo")
+    with pytest.raises(
+        FileNotFoundError, match=r"an existing folder or a Hub name, got .*fold2': did you mean '.*fold1'"
+    ):
+        load_classifier(tmp_path / "demo" / "fold2")
+    with pytest.raises(FileNotFoundError, match=r"an existing folder or a Hub name, got '\./nowhere/at/all'"):
+        load_classifier("./nowhere/at/all")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"which has none$"):
+        load_classifier(tmp_path / "empty")
+    with pytest.raises(ValueError, match="a folder or a Hub name, got the file"):
+        load_classifier(saved / "config.json")
+    with pytest.raises(
+        OSError, match="model 'someone/model' is no folder here, and the Hub is out of reach: HF_HUB_OFFLINE"
+    ):
+        load_classifier("someone/model")
+    monkeypatch.setattr(inference.constants, "HF_HUB_OFFLINE", False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setattr(inference.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(OSError, match=r"the Hub is out of reach: http://127\.0\.0\.1:\d+ does not answer"):
+            load_classifier("someone/model")
+
+
+def test_an_encoder_alone_is_refused(tmp_path):
+    HubertModel(tiny_encoder_config()).save_pretrained(tmp_path)
+    ShiftFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a saved model for audio classification, got HubertModel"):
+        load_classifier(tmp_path)
+
+
+def test_some_labels_and_no_label(classify):
+    recordings = clips(3000, 5000, 4000)
+    whole = list(classify_recordings(classify, recordings))
+    for one, two in zip(whole, classify_recordings(classify, recordings, labels=["sad", "angry"]), strict=True):
+        total = one.scores["angry"] + one.scores["sad"]
+        assert two.scores == pytest.approx({label: one.scores[label] / total for label in ("angry", "sad")})
+        assert list(two.scores.values()) == sorted(two.scores.values(), reverse=True) and two.label in ("angry", "sad")
+    least = sorted(max(one.scores.values()) for one in whole)[1]
+    unsure = list(classify_recordings(classify, recordings, abstain=least))
+    assert [two.label for two in unsure] == [one.label if one.scores[one.label] >= least else None for one in whole]
+    assert [two.label is None for two in unsure].count(True) == 1
+    for labels in (["sad"], ["sad", "bored"], "sad", []):
+        with pytest.raises(ValueError, match=r"labels must be two or more of .*'angry', 'happy', 'neutral', 'sad'"):
+            classify_recordings(classify, recordings, labels=labels)
+    for abstain in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="abstain must be between 0 and 1, got"):
+            classify_recordings(classify, recordings, abstain=abstain)
+
+
+def test_a_model_that_gives_nan_scores_nothing(saved):
+    broken = load_classifier(saved, dtype="float32")
+    with torch.no_grad():
+        broken.model.classifier.weight[0] = np.nan
+    results = list(classify_recordings(broken, clips(3000, 900)))
+    assert all(each.scores is None and "scores must be finite" in each.error for each in results)
+
+
+def test_cut_recordings_are_told_and_read_where_it_is_allowed(saved, tmp_path):
+    sf.write(tmp_path / "cut.wav", clips(5000)[0], RATE)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:6000])
+    (result,) = classify_recordings(load_classifier(saved), [tmp_path / "cut.wav"])
+    assert "as much audio as its header promises, got 10000 bytes of audio promised, 5956 held" in result.error
+    (result,) = classify_recordings(load_classifier(saved, allow_truncated=True), [tmp_path / "cut.wav"])
+    assert result.error is None and result.label in LABELS
+
+
+def test_what_folders_hold_beside_audio_is_told(folder, tmp_path, caplog):
+    list(find_recordings([folder]))
+    (message,) = caplog.messages
+    assert message.startswith(f"{folder}: 2 files are skipped: ")
+    assert "._a.FLAC (a hidden file)" in message and "letter.txt (no audio by its suffix '.txt')" in message
+
+
 def test_calibrated_scores_are_those_of_divided_logits(saved):
     (clip,) = clips(3000)
     (plain,), (calm,) = (
@@ -311,7 +411,9 @@ def result(name, first=0.75):
     return Classified(name, scores={"sad": first, "angry": 1 - first})
 
 
-@pytest.mark.parametrize("name", ["b.wav", 'a "quoted", name\nof two lines.wav', "ü.wav", "\udcff.wav"])
+@pytest.mark.parametrize(
+    "name", ["b.wav", "a\rb.wav", "\r", "a\r\nb.wav", 'a "quoted", name\nof two lines.wav', "ü.wav", "\udcff.wav"]
+)
 def test_a_file_of_scores_cut_anywhere_is_continued(tmp_path, name):
     path = tmp_path / "deep" / "scores.csv"
     options = {"labels": ["angry", "sad"], "model": "m float32"}
@@ -360,6 +462,10 @@ def test_only_scores_of_the_models_labels_are_written(tmp_path):
         for wrong in (Classified("a", error="lost"), Classified("a", scores={"angry": 1.0})):
             with pytest.raises(ValueError, match=r"scores of 'a' must be of \['angry', 'sad'\], got"):
                 file.write(wrong)
+        with pytest.raises(ValueError, match="scores of 'a' must be finite, got"):
+            file.write(Classified("a", scores={"angry": float("nan"), "sad": 1.0}))
+        file.write(Classified("b", scores={"angry": 0.6, "sad": 0.4}, least=0.7))
+    assert [row["label"] for row in rows_of(tmp_path / "scores.csv")] == [""]
 
 
 def test_the_command_prints_a_line_per_file(saved, folder):
