@@ -1,14 +1,19 @@
 """From a recipe to results: all folds of a corpus with all seeds, their table, models and figures."""
 
+import hashlib
+import json
 import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
+from transformers import AutoModel
 
 from ..evaluation.calibration import describe as describe_calibration
 from ..evaluation.predictions import Predictions
@@ -39,9 +44,11 @@ from ..evaluation.run_folder import (
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .data import SpeechCorpus
+from .feature_cache import encoder_fingerprint
 from .fold import FoldRun
 from .fold_plan import check_plan, shared_sentences
 from .protocols import PlanOptions, plan_folds
+from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
 
 logger = logging.getLogger(__name__)
@@ -62,6 +69,7 @@ class CrossValidation:
         model_args: Encoder, head and scenario.
         data_args: Corpus and cache.
         run_args: Protocol and the Trainer's arguments.
+        dataset: A corpus that is loaded already, in place of the one that `data_args` names.
 
     Attributes:
         plans: Who trains, selects and tests in each fold; the same for all seeds (`seed` draws random validations).
@@ -72,10 +80,17 @@ class CrossValidation:
         FileNotFoundError: If the corpus is not where it is said to be.
     """
 
-    def __init__(self, model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments) -> None:
+    def __init__(
+        self,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        run_args: RunArguments,
+        *,
+        dataset: Dataset | None = None,
+    ) -> None:
         self.model_args, self.data_args, self.run_args = model_args, data_args, run_args
         self.output_dir = Path(run_args.output_dir)
-        self.corpus = SpeechCorpus(model_args, data_args)
+        self.corpus = SpeechCorpus(model_args, data_args, dataset=dataset)
         model_args.check()
         self.plans = plan_folds(
             self.corpus.dataset,
@@ -93,7 +108,17 @@ class CrossValidation:
         """Everything the results depend on, but for where files lie."""
         settings = result_settings(self.model_args, self.data_args, self.run_args)
         extractor = {name: getattr(self.corpus.feature_extractor, name) for name in ("do_normalize", "fixed_length")}
-        return {**settings, **extractor, "plans": {str(plan.fold): plan.hash for plan in self.plans}}
+        plans = {str(plan.fold): plan.hash for plan in self.plans}
+        return {**settings, **extractor, "plans": plans, "fingerprints": self.fingerprints}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Sixteen digits each that change with what is read: all samples, all labels, the encoder's weights."""
+        encoder = AutoModel.from_pretrained(self.model_args.encoder_path)
+        labels = [self.corpus.labels, sorted(self.corpus.label_of.items())]
+        contents = {"samples": sorted(self.corpus.content_hashes.items()), "labels": labels}
+        hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in contents.items()}
+        return {**hashes, "encoder": encoder_fingerprint(encoder)}
 
     def run(self) -> dict[str, Any]:
         """Run, or score again, the folds asked for; folds that are done are kept.
@@ -107,7 +132,12 @@ class CrossValidation:
 
         Raises:
             AllFoldsFailed: If none is done.
+            BlockingIOError: If another run is at work in `output_dir`.
         """
+        with run_lock(self.output_dir):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         self._claim_output_dir()
         folds = self.run_args.folds or [plan.fold for plan in self.plans]
         asked = [run for run in self.fold_runs if run.plan.fold in folds]
@@ -197,13 +227,15 @@ class CrossValidation:
                     if part.is_file():
                         part.unlink()
             if not path.exists():
-                if self.output_dir.exists() and any(self.output_dir.iterdir()):
+                if any(entry.name not in (LOCK, HOLDER) for entry in self.output_dir.iterdir()):
                     raise ValueError(
                         f"output_dir must be empty or hold a run of this program, got {str(path.parent)!r}"
                     )
-                self.output_dir.mkdir(parents=True, exist_ok=True)
                 write_json(path, settings)
-        there = read_json(path)
+        try:
+            there = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r} must hold the settings of a run, it is damaged: {error}") from error
         if other := changed_settings(there, settings):
             told = "; ".join(other[:3])
             raise ValueError(f"output_dir must hold no other run, but {str(path.parent)!r} does: {told}")

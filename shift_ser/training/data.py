@@ -24,6 +24,7 @@ class SpeechCorpus:
     Args:
         model_args: Which encoder.
         data_args: Which corpus, and how much of an utterance.
+        dataset: A corpus that is loaded already, in place of the one that `data_args` names.
 
     Attributes:
         dataset: What `load_corpus` returned.
@@ -37,10 +38,12 @@ class SpeechCorpus:
         FileNotFoundError: If the corpus is not where it is said to be.
     """
 
-    def __init__(self, model_args: ModelArguments, data_args: DataArguments) -> None:
+    def __init__(
+        self, model_args: ModelArguments, data_args: DataArguments, *, dataset: datasets.Dataset | None = None
+    ) -> None:
         self.data_args = data_args
         self.feature_extractor = build_feature_extractor(model_args, data_args)
-        self.dataset = load_corpus(data_args.corpus, **data_args.corpus_options())
+        self.dataset = load_corpus(data_args.corpus if dataset is None else dataset, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
         self.labels: list[str] = self.dataset.features["label"].names
         names = list(self.dataset["utterance"])

@@ -227,6 +227,21 @@ def _open(path: Path, layer: int | None) -> FrameCache:
 
 
 DTYPES = ("float32", "float16", "bfloat16")
+# Entries of a configuration or of a preprocessor that change no frame: names, code, what only training or a head reads.
+# fmt: off
+_NO_FRAMES = frozenset((
+    "_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "processor_class",
+    "feature_extractor_type", "id2label", "label2id", "num_labels", "problem_type", "return_dict",
+    "output_hidden_states", "output_attentions", "is_encoder_decoder", "apply_spec_augment", "layerdrop",
+    "mask_time_prob", "mask_time_length", "mask_time_min_masks", "mask_feature_prob", "mask_feature_length",
+    "mask_feature_min_masks", "attention_dropout", "activation_dropout", "hidden_dropout", "feat_proj_dropout",
+    "feat_quantizer_dropout", "final_dropout", "initializer_range", "gradient_checkpointing", "vocab_size",
+    "pad_token_id", "bos_token_id", "eos_token_id", "ctc_loss_reduction", "ctc_zero_infinity", "classifier_proj_size",
+    "use_weighted_layer_sum", "tdnn_dim", "tdnn_kernel", "tdnn_dilation", "xvector_output_dim", "num_ctc_classes",
+    "diversity_loss_weight", "num_codevector_groups", "codevector_dim", "num_codevectors_per_group", "num_negatives",
+    "contrastive_logits_temperature", "proj_codevector_dim",
+))
+# fmt: on
 _SHARD = 32  # utterances a file: what a kill loses, and what a process holds in memory
 
 
@@ -311,16 +326,12 @@ class _Encoding:
 
     def key(self, recordings: Mapping[str, Recording]) -> str:
         """Sixteen digits; where the encoder was loaded from, and by which release, changes no frame."""
-        used = self.encoder.feature_extractor if self.output == "convolutions" else self.encoder
-        weights = hashlib.sha256()
-        for name, weight in sorted(used.state_dict().items()):
-            weights.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-            weights.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        config = self.encoder.config.to_dict()
-        config = {name: config[name] for name in config.keys() - {"_name_or_path", "transformers_version"}}
+        convolutions = self.encoder.feature_extractor if self.output == "convolutions" else None
+        encoder = encoder_fingerprint(self.encoder, part=convolutions)
         audio = {name: recording.content_hash for name, recording in recordings.items()}
         options = [self.max_samples, self.dtype, self.encoder_dtype, list(audio)]
-        parts = [weights.hexdigest(), config, self.feature_extractor.to_dict(), options, audio]
+        extractor = {name: value for name, value in self.feature_extractor.to_dict().items() if name not in _NO_FRAMES}
+        parts = [encoder, extractor, options, audio]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def num_bytes(self, lengths: Sequence[int]) -> int:
@@ -362,6 +373,23 @@ class _Encoding:
         if not frames.isfinite().all():
             raise ValueError(f"the encoder's frames are not finite in {self.dtype}")
         return frames
+
+
+def encoder_fingerprint(encoder: PreTrainedModel, *, part: torch.nn.Module | None = None) -> str:
+    """Sixteen digits that change with an encoder's weights, and with what of its configuration changes its frames.
+
+    Args:
+        encoder: The encoder.
+        part: The part of it whose weights count; default: all of it.
+    """
+    weights = hashlib.sha256()
+    for name, weight in sorted((part or encoder).state_dict().items()):
+        if name != "masked_spec_embed":  # read in training alone, and drawn anew where a checkpoint lacks it
+            weights.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            weights.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    config = {name: value for name, value in encoder.config.to_dict().items() if name not in _NO_FRAMES}
+    parts = json.dumps([weights.hexdigest(), config], sort_keys=True, default=str)
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def _is_there(path: Path) -> bool:

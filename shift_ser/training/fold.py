@@ -31,9 +31,10 @@ from ..evaluation.run_folder import (
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .arguments import ModelArguments, RunArguments
 from .batching import DataCollatorForShift
+from .checkpoints import last_whole_checkpoint
 from .data import SpeechCorpus
 from .fold_plan import FoldPlan, shared_sentences
-from .trainer import FoldProgress, ShiftTrainer, last_whole_checkpoint
+from .trainer import FoldProgress, ShiftTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,16 @@ class FoldRun:
     def result(self) -> dict[str, Any] | None:
         """What `run` returned, if the fold is whole."""
         path = self.folder / FOLD_RESULT
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            result = read_json(path)
+            if (result["fold"], result["seed"], result["plan"]) == (self.plan.fold, self.seed, self.plan.hash):
+                return result
+            raise ValueError(f"it is of fold {result['fold']}, seed {result['seed']}")
+        except (ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is run again: %s is damaged (%s)", self.name, path, error)
+            return None
 
     def predictions(self) -> Predictions:
         """What the fold's model said of its test set: of this call, else as it was written, else scored again."""

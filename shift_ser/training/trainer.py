@@ -1,9 +1,6 @@
 """The Trainer with the authors' weight decay and learning rates, and one progress bar for a fold."""
 
-import json
-import logging
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from .arguments import RunArguments
 from .batching import LengthBatches
+from .checkpoints import is_whole, write_checksums
 from .optimization import build_schedule, decay_parameter_names
-
-logger = logging.getLogger(__name__)
-
-
-def last_whole_checkpoint(folder: str | Path) -> str | None:
-    """The checkpoint to go on from; unfinished ones that came after it are removed.
-
-    The Trainer writes its state last, after weights, optimizer and random numbers, and deletes older checkpoints only
-    then. So the newest checkpoint is whole if its state can be read: half a JSON object cannot.
-
-    Args:
-        folder: The Trainer's `output_dir`; need not exist.
-
-    Returns:
-        Path of the newest whole checkpoint, `None` if there is none.
-    """
-    while Path(folder).is_dir() and (newest := get_last_checkpoint(str(folder))):
-        try:
-            json.loads(Path(newest, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-            return newest
-        except (OSError, ValueError):
-            logger.info("the unfinished checkpoint %s is removed", newest)
-            shutil.rmtree(newest)
-    return None
 
 
 class ShiftTrainer(Trainer):
@@ -177,9 +150,31 @@ class ShiftTrainer(Trainer):
         """The model's weights on the main process, also where each process has but a shard of them; all have to ask."""
         return self.accelerator.get_state_dict(self.model_wrapped)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint, then its checksums, and only then delete older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            folder = self.args.output_dir
+            write_checksums(Path(folder) / f"checkpoint-{self.state.global_step}")
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(output_dir=folder, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+
     def load_selected(self) -> None:
-        """Take the weights of the best epoch so far, wherever the run's folder has been moved to since."""
+        """Take the weights of the best epoch so far, wherever the run's folder has been moved to since.
+
+        Raises:
+            FileNotFoundError: If its checkpoint is gone or damaged.
+        """
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if not is_whole(best):
+            raise FileNotFoundError(
+                f"the checkpoint of the selected epoch must be whole, {str(best)!r} is gone or damaged; the same"
+                " command trains the fold again"
+            )
         self.state.best_model_checkpoint = str(best)
         self._load_best_model()
 

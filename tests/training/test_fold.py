@@ -1,20 +1,26 @@
 """What becomes of a run when something goes wrong in it: it is stopped, killed, or one of its folds fails."""
 
 import errno
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import command_line
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from shift_ser.evaluation.run_folder import read_json
+from shift_ser.training import feature_cache
+from shift_ser.training.checkpoints import last_whole_checkpoint, write_checksums
 from shift_ser.training.cross_validation import AllFoldsFailed
 from shift_ser.training.fold import FoldRun
-from shift_ser.training.trainer import last_whole_checkpoint
+from shift_ser.training.run_lock import run_lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,20 +102,145 @@ def test_a_fold_that_was_stopped_goes_on_elsewhere_and_ends_like_one_that_was_no
     assert {name for name in whole | moved if whole.get(name) != moved.get(name)} == set()
 
 
-@pytest.mark.parametrize("length", [None, 0, 1, -2, -1])
-def test_only_a_whole_checkpoint_is_gone_on_from(length, tmp_path):
-    """Cut at any length before its last character (and the line feed), the Trainer's state is not read."""
-    for step in (4, 12, 8):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text('{"epoch": 1.0}\n')
-    newest = tmp_path / "checkpoint-12" / "trainer_state.json"
-    if length is None:
-        newest.unlink()
-    else:
-        newest.write_text('{"epoch": 1.0}\n'[: length - 1 if length < 0 else length])
+def checkpoint(folder: Path, step: int, *, best: int | None = None) -> Path:
+    """A checkpoint of two files, whole."""
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "optimizer.pt").write_bytes(bytes(range(100)))
+    (path / "trainer_state.json").write_text(json.dumps({"epoch": 1.0, "best_global_step": best}) + "\n")
+    write_checksums(path)
+    return path
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "no checksums": lambda path: (path / "checksums.json").unlink(),
+    "checksums cut": lambda path: (path / "checksums.json").write_text("{"),
+    "no optimizer": lambda path: (path / "optimizer.pt").unlink(),
+    "a bit": lambda path: flip(path / "optimizer.pt"),
+    "cut": lambda path: (path / "optimizer.pt").write_bytes(bytes(range(99))),
+    "a bit of the state": lambda path: flip(path / "trainer_state.json"),
+    "no state": lambda path: (path / "trainer_state.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_newest_whole_checkpoint_is_gone_on_from(damage, tmp_path):
+    for step in (4, 12, 8, 16):
+        checkpoint(tmp_path, step)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-16")
+    for step in (16, 12):
+        damage(tmp_path / f"checkpoint-{step}")
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-8"]
     assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, DAMAGES["a bit"]])
+def test_a_checkpoint_whose_best_epoch_is_lost_is_not_gone_on_from(damage, tmp_path):
+    checkpoint(tmp_path, 4, best=4)
+    checkpoint(tmp_path, 8, best=8)
+    checkpoint(tmp_path, 12, best=8)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
+    damage(tmp_path / "checkpoint-8")
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+class Lose(TrainerCallback):
+    """The checkpoint of the selected epoch is lost at the end of the training."""
+
+    def __init__(self, damage):
+        self.damage = damage
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.damage(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
+
+
+@pytest.mark.parametrize(
+    "damage", [shutil.rmtree, lambda path: flip(path / "model.safetensors")], ids=["gone", "a bit"]
+)
+def test_the_last_epoch_is_not_taken_for_the_selected_one(damage, cross_validate, finished, tmp_path, with_callback):
+    with (
+        with_callback(Lose(damage)),
+        pytest.raises(AllFoldsFailed, match="checkpoint of the selected epoch must be whole"),
+    ):
+        cross_validate(tmp_path, "--folds", 1).run()
+    assert not (tmp_path / "fold1" / "result.json").exists()
+    assert cross_validate(tmp_path, "--folds", 1).run()["folds"] == finished[1]["folds"][:1]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"fold": 2}', "[]"])
+def test_a_damaged_result_is_named_and_its_fold_is_run_again(content, cross_validate, finished, tmp_path, caplog):
+    shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    path = tmp_path / "out" / "fold1" / "result.json"
+    path.write_text(content)
+    assert cross_validate(tmp_path / "out").fold_runs[0].result is None
+    assert str(path) in caplog.text and "fold 1 is run again" in caplog.text
+
+
+def test_damaged_settings_are_named(cross_validate, finished, tmp_path):
+    shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    (tmp_path / "out" / "run.json").write_text('{"variant": "shiftf')
+    with pytest.raises(ValueError, match=r"run\.json' must hold the settings of a run, it is damaged"):
+        cross_validate(tmp_path / "out").run()
+
+
+def test_a_second_run_in_the_folder_is_told_who_holds_it(cross_validate, finished, tmp_path):
+    shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    told = rf"in use by another run: process {os.getpid()} on .*, since 20"
+    with run_lock(tmp_path / "out"), pytest.raises(BlockingIOError, match=told):
+        cross_validate(tmp_path / "out").run()
+    assert cross_validate(tmp_path / "out").run() == finished[1]
+    assert not (tmp_path / "out" / ".lock.json").exists()
+
+
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(tmp_path):
+    code = "import sys, time; from pathlib import Path; from shift_ser.training.run_lock import run_lock\n"
+    code += "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"process {process.pid} on "), run_lock(tmp_path):
+            pass
+        process.kill()
+    assert (tmp_path / ".lock.json").exists()
+    with run_lock(tmp_path):
+        assert read_json(tmp_path / ".lock.json")["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("what", ["samples", "labels", "encoder"])
+def test_what_changed_under_a_run_is_told(what, cross_validate, finished, small_corpus, encoder, tmp_path):
+    out = shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    corpus, copy = (shutil.copytree(folder, tmp_path / folder.name) for folder in (small_corpus, encoder))
+    flags = ("--encoder", copy)
+    assert cross_validate(out, *flags, corpus=corpus).run()["folds"] == finished[1]["folds"]
+    if what == "samples":
+        wav = next(corpus.rglob("wav/*/Ses03F_impro01_F000.wav"))
+        wav.write_bytes(wav.read_bytes()[:-2] + b"\1\1")
+    elif what == "labels":
+        for path in (corpus / "Session2" / "dialog" / "EmoEvaluation").glob("Ses*.txt"):
+            path.write_text(path.read_text().replace("\tang\t", "\tsad\t"))
+    else:
+        weights = load_file(copy / "model.safetensors")
+        next(iter(weights.values())).view(-1)[0] += 1
+        save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"must hold no other run, .* does: fingerprints of {what}: '[0-9a-f]*' there"):
+        cross_validate(out, *flags, corpus=corpus).run()
+
+
+def test_evaluate_only_encodes_nothing_again(cross_validate, finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    before = {name: content for name, content in contents(out).items() if "evaluation" not in name}
+    monkeypatch.setattr(feature_cache, "_write", lambda *_: pytest.fail("encoded again"))
+    results = cross_validate(out, "--evaluate_only", "true").run()
+    assert [fold["test"] for fold in results["folds"]] == [fold["test"] for fold in finished[1]["folds"]]
+    after = contents(out)
+    assert {name: after[name] for name in before} == before  # and rewrites nothing
 
 
 def test_what_a_killed_run_leaves_lying_about_is_cleared(cross_validate, finished, tmp_path):
