@@ -84,7 +84,7 @@ class StockPipeline(_Folder):
 
 @dataclass
 class OurInference(_Folder):
-    """`shift_ser.inference`, as `examples/predict.py` calls it."""
+    """`shift_ser.inference`, as `shift-ser predict` calls it."""
 
     def prepare(self) -> None:
         """Have a model saved, and load it."""

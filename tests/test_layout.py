@@ -1,6 +1,8 @@
 """The rules of the layout that can be read off the files: who imports whom, what is exported, how long a file is."""
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -129,5 +131,27 @@ def test_exports():
         "__version__",
         "read_audio",
         "temporal_shift",
+        "CORPORA",
+        "DataCollatorForShift",
+        "Predictions",
+        "check_corpus",
+        "classify_recordings",
+        "compare",
+        "evaluate_predictions",
+        "export_onnx",
+        "load_classifier",
+        "load_corpus",
+        "push_to_hub",
     ]
     assert all(hasattr(shift_ser, name) for name in shift_ser.__all__)
+    assert set(shift_ser.__all__) <= set(dir(shift_ser))
+    with pytest.raises(AttributeError, match="module 'shift_ser' has no attribute 'load_corpsu'"):
+        _ = shift_ser.load_corpsu
+
+
+def test_importing_the_package_leaves_out_what_trains():
+    """Nor does predicting need it: those packages are an extra."""
+    program = "import sys, shift_ser; shift_ser.load_classifier; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert not {"datasets", "evaluate", "matplotlib", "pyarrow"} & set(done.stdout.split())

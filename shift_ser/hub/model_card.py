@@ -149,7 +149,7 @@ def training_command(settings: Mapping[str, Any], *, source: str) -> str:
             values = value if isinstance(value, list) else [value]
             words += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
     flags = re.sub(r" (?=--)", " \\\n    ", shlex.join(words))
-    return f"python examples/run_ser.py \\\n    {flags}"
+    return f"shift-ser train \\\n    {flags}"
 
 
 def _metadata(

@@ -21,7 +21,7 @@ NOT_TRAINED = """**Not trained yet: this command trains it.** There are no weigh
 someone with a licence for IEMOCAP runs it; the run then writes this card anew.
 
 ```bash
-python examples/run_ser.py {recipe} --corpus IEMOCAP_full_release
+shift-ser train {recipe} --corpus IEMOCAP_full_release
 ```
 
 With `--push_to_hub --hub_model_id NAMESPACE/{name}` the finished run goes to the Hub.

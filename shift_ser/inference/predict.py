@@ -18,7 +18,6 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import soundfile as sf
 import torch
-from datasets import Dataset
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, pipeline
@@ -331,7 +330,7 @@ def _read(classifier: ShiftAudioClassificationPipeline, recordings: Iterable[Any
 
 def _looks(recordings: Any) -> Iterator[Callable[[], Any]]:
     """For each recording a function that gets it: looking at a row of a column may be what fails."""
-    if isinstance(recordings, (Sequence, Dataset, torch.utils.data.Dataset)) and hasattr(recordings, "__len__"):
+    if hasattr(recordings, "__getitem__") and hasattr(recordings, "__len__"):
         return (partial(recordings.__getitem__, row) for row in range(len(recordings)))
     return (partial(_same, recording) for recording in recordings)
 

@@ -22,7 +22,7 @@ from .temporal_shift import zero_padding
 
 
 class LoadableModel(PreTrainedModel):
-    """`PreTrainedModel` that is not loaded with holes, and that can be put on a pretrained encoder."""
+    """`PreTrainedModel` that raises for missing weights, and that can be put on a pretrained encoder."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:

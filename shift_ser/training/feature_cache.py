@@ -352,7 +352,7 @@ class _Encoding:
         encoder = self.encoder
         if dtype == torch.bfloat16:
             encoder = copy.deepcopy(encoder).to(dtype)
-            use_matrix_convolutions(encoder)  # one that is no part of a ShiftModel has them not
+            use_matrix_convolutions(encoder)  # an encoder outside a ShiftModel does not have them yet
         elif encoder.dtype != dtype:
             encoder = copy.deepcopy(encoder).to(dtype)
         encoder.eval()

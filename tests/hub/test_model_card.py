@@ -71,7 +71,7 @@ def test_the_demo_s_committed_card_agrees_with_itself_and_with_the_recipe(monkey
     wa, ua = ModelCard(text).data.eval_results[:2]
     values = [wa.metric_value, wa.metric_args["std_over_folds"], ua.metric_value, ua.metric_args["std_over_folds"]]
     assert [f"{100 * value:.2f}" for value in values] == list(mean.groups())
-    command = re.search(r"```bash\npython examples/run_ser\.py (.*?)```", text, flags=re.DOTALL)[1]
+    command = re.search(r"```bash\nshift-ser train (.*?)```", text, flags=re.DOTALL)[1]
     said = parse_arguments(shlex.split(command.replace("\\\n", " ")))
     recipe = parse_arguments(["demo"])
     assert said[0] == recipe[0]
@@ -107,7 +107,7 @@ def test_an_untrained_card_claims_nothing(name):
     assert ModelCard(text).data.eval_results is None
     head, family, _ = name.split("-")
     (scenario,) = (scenario for scenario, encoder in PUBLISHED_ENCODERS.items() if family in encoder)
-    recipe = re.search(r"run_ser\.py (\S+) --corpus", text)[1]
+    recipe = re.search(r"shift-ser train (\S+) --corpus", text)[1]
     model_args = parse_arguments([recipe])[0]
     assert (model_args.variant, model_args.scenario) == (head, scenario)
     assert ModelCard(text).data.base_model == model_args.encoder == PUBLISHED_ENCODERS[scenario]
@@ -193,7 +193,7 @@ def test_the_command_repeats_the_settings(cross_validate, tmp_path):
     flags = ["--mask_padding", "false", "--shift_layers", 0, 1, "--bf16", "true", "--adam_epsilon", 1e-7]
     run = cross_validate(tmp_path, *flags, "--optim", "adafactor", "--train_sampling_strategy", "sequential")
     words = shlex.split(training_command(run.settings, source="corpora/demo").replace("\\\n", " "))
-    assert words[:4] == ["python", "examples/run_ser.py", "--corpus", "corpora/demo"]
+    assert words[:4] == ["shift-ser", "train", "--corpus", "corpora/demo"]
     encoder = words.index("--encoder") + 1
     assert words[encoder] == Path(run.settings["encoder"]).name  # no path of this machine
     words[encoder] = run.settings["encoder"]
