@@ -238,7 +238,7 @@ _LEGEND = (
     "Scores in percent: mean over folds and seeds ± standard deviation over folds; the interval is of the pooled"
     " predictions, over folds. *Optimism*: how many points of UA the best epoch on the test fold would"
     " add. *Mingling*: share of a block's sensitivity that comes from other frames than the output's own;"
-    " *misalignment*: how far shortcut and branch have drifted apart (`shift_ser.studies.mingling`). `study.csv` has every"
+    " *misalignment*: how far shortcut and branch have drifted apart (`studies.mingling`). `study.csv` has every"
     " fold, `summary.csv` what the figures show."
 )
 _CAUTION = (
