@@ -79,7 +79,8 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
     The file holds `base`, a recipe or its keys (`recipe` among them names one to start from), and `grid`, or a list
     of `grids`: a list of values for each option that varies. Options are those of `shift-ser train`, and `head_type`
     beside `variant`; a proportion may be written `1/16`, and every seed is a run of its own. Paths are those of the
-    current folder, as in a recipe. `skip_impossible: true` leaves out what no run can be made of, otherwise that is an error.
+    current folder, as in a recipe. `skip_impossible: true` leaves out what no run can be made of, otherwise that is an
+    error.
     `keep_models: false` deletes the weights of folds that are measured.
 
     What comes to the same model is one cell: with a proportion of 0, or one that moves no channel, every placement but
