@@ -8,12 +8,45 @@ from typing import Any, cast
 
 from datasets import Dataset
 
-from . import iemocap, synthetic
+from . import (
+    cafe,
+    crema_d,
+    emo_db,
+    emov_db,
+    emovo,
+    esd,
+    iemocap,
+    jl_corpus,
+    ravdess,
+    savee,
+    shemo,
+    subesco,
+    synthetic,
+    tess,
+    urdu,
+)
 from .check import CorpusReport
 from .corpus import BUILDER, SPEAKERS_UNKNOWN, Corpus, CorpusInfo
 from .table import TABLES, is_hub_name, load_table, relabel
 
-CORPORA: dict[str, Corpus] = {entry.name: entry for entry in (iemocap.ENTRY, synthetic.ENTRY)}
+MODULES = (
+    iemocap,
+    synthetic,
+    emo_db,
+    ravdess,
+    crema_d,
+    tess,
+    savee,
+    esd,
+    emovo,
+    cafe,
+    emov_db,
+    shemo,
+    urdu,
+    subesco,
+    jl_corpus,
+)
+CORPORA: dict[str, Corpus] = {entry.name: entry for entry in (module.ENTRY for module in MODULES)}
 
 
 def load_corpus(
