@@ -77,7 +77,7 @@ def read_audio(
     name = str(source) if content is None else f"audio of {len(content)} bytes"
     if sf is None:
         raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
-    with _open(source, name=name) if content is None else io.BytesIO(content) as file:
+    with _open(source, name=name) if content is None else _Content(content) as file:
         options: dict[str, Any] = {"name": name, "allow_truncated": allow_truncated, "max_seconds": max_seconds}
         samples, rate = _decode(file, path=None if content is not None else source, **options)
     return to_mono(samples, rate, sampling_rate=sampling_rate, name=name, max_seconds=max_seconds)
@@ -253,6 +253,14 @@ def log_once(message: str) -> None:
     logger.warning(message)
 
 
+class _Content(io.BytesIO):
+    """A file's bytes; libsndfile seeks before their beginning where a header is damaged, and is led to it."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As for every file."""
+        return super().seek(max(0, offset) if whence == os.SEEK_SET else offset, whence)
+
+
 def _open(source: Any, *, name: str) -> BinaryIO:
     """A regular file, opened; a pipe or a device might never end."""
     if not os.path.exists(source):
@@ -310,7 +318,7 @@ def _libsndfile(file: BinaryIO, *, path: Any, name: str) -> Iterator[Any]:
         elif size_at is not None:  # nobody wrote the size: "until the end", as a program says that cannot know
             content = bytearray(file.read())
             content[size_at : size_at + 4] = b"\xff\xff\xff\xff"
-            target = io.BytesIO(content)
+            target = _Content(content)
         elif path is not None:
             target = os.fsencode(path) if os.name == "posix" else os.fspath(path)
         try:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -98,13 +99,36 @@ def test_torch_compile_breaks_its_graph_around_an_lstm():
             torch.compile(model, dynamic=True, fullgraph=True, backend="eager")(encoder_hidden_states=frames)
 
 
-def test_exportable_changes_nothing_for_good(heads):
-    before = [(name, type(module)) for name, module in heads.named_modules()]
-    expected = heads(*frames_of([8, 5]))
-    with export.exportable(heads):
-        assert not any(isinstance(module, nn.LSTM) for module in heads.modules())
-        torch.testing.assert_close(heads(*frames_of([8, 5])), expected)
-    assert [(name, type(module)) for name, module in heads.named_modules()] == before
+def test_exportable_changes_nothing_for_good():
+    model = tiny_model("shiftlstm").requires_grad_(False)  # its own: those of the fixture have been inside before
+    before = dict(model.named_modules())
+    assert any(isinstance(module, nn.LSTM) for module in before.values())
+    frames, mask = frames_of([8, 5])
+    expected = model(encoder_hidden_states=frames, attention_mask=mask).logits
+    for error in (None, KeyError):
+        with contextlib.suppress(KeyError), export.exportable(model):
+            assert not any(isinstance(module, nn.LSTM) for module in model.modules())
+            torch.testing.assert_close(model(encoder_hidden_states=frames, attention_mask=mask).logits, expected)
+            if error is not None:
+                raise error
+        after = dict(model.named_modules())
+        assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+
+
+def test_tracing_leaves_the_model_as_it_was(monkeypatch):
+    model = tiny_model("shiftlstm", encoder_config=tiny_encoder_config(**SMALL))
+    model.config._attn_implementation = "sdpa"
+    before = dict(model.named_modules())
+
+    def failing(*args, **options):
+        assert model.config._attn_implementation == "eager"
+        raise RuntimeError("not traceable")
+
+    monkeypatch.setattr(torch.export, "export", failing)
+    with pytest.raises(RuntimeError, match="not traceable"):
+        export.trace(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert all(before[name] is module for name, module in model.named_modules())
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +250,38 @@ def test_a_file_that_fails_the_check_is_not_left(traced_before, tmp_path):
         model.classifier.bias += 0.01
     with pytest.raises(RuntimeError, match=r"must be within 0.0001 of torch's.*differ by 0.01.*nothing was written"):
         export.export_onnx(model, ShiftFeatureExtractor(), tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+WRONG_AT = {  # shapes (batch, samples) at which a graph might differ from the model that was traced at one shape
+    "short speech": lambda batch, samples: samples < 400,
+    "one utterance": lambda batch, samples: batch == 1,
+    "more than the traced two": lambda batch, samples: batch > 2,
+    "long speech": lambda batch, samples: samples > 300 * 320,
+    "everything": lambda batch, samples: True,
+}
+
+
+@pytest.mark.parametrize("where", WRONG_AT)
+@pytest.mark.parametrize("change", [0.01, np.nan])
+def test_the_check_finds_a_graph_that_is_wrong_at_some_shape(exported, where, change):
+    model = ShiftForSequenceClassification.from_pretrained(exported[0])
+
+    def differ(module, args, output):
+        if WRONG_AT[where](*args[0].shape):
+            output.logits = output.logits + change
+        return output
+
+    model.register_forward_hook(differ)
+    with pytest.raises(RuntimeError, match=r"must be within 0\.0001 of torch's, but utterances of"):
+        export.check_onnx(exported[1] / "model.onnx", model)
+
+
+def test_weights_that_are_nan_are_not_exported(traced_before, tmp_path):
+    with torch.no_grad():
+        traced_before.classifier.weight[0, 0] = np.nan
+    with pytest.raises(RuntimeError, match=r"differ by nan; nothing was written"):
+        export.export_onnx(traced_before, ShiftFeatureExtractor(), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
 
 

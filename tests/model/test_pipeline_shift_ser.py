@@ -444,8 +444,11 @@ def test_an_encoder_alone_is_refused(tmp_path):
         pipeline("audio-classification", model=str(tmp_path), pipeline_class=ShiftAudioClassificationPipeline)
 
 
-def test_a_service_of_many_threads_answers_as_one_after_the_other(classify):
+@pytest.mark.parametrize("norm", ["layer", "group"])
+def test_a_service_of_many_threads_answers_as_one_after_the_other(norm):
     """An HTTP service around one pipeline: 8 clients at once, mixed lengths."""
+    encoder_config = tiny_encoder_config(feat_extract_norm=norm, do_stable_layer_norm=norm == "layer")
+    classify = classifier(encoder_config=encoder_config)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -462,7 +465,7 @@ def test_a_service_of_many_threads_answers_as_one_after_the_other(classify):
     def ask(samples):
         return httpx.post(address, content=samples.tobytes(), timeout=60).raise_for_status().json()
 
-    recordings = clips(*np.random.default_rng(5).integers(300, 9000, 40))
+    recordings = clips(*np.random.default_rng(5).integers(300, 9000, 32))
     alone = [classify(recording) for recording in recordings]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
