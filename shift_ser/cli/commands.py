@@ -185,7 +185,7 @@ def evaluate(run: str, corpus: str | None) -> None:
 @click.argument("run", type=RUN_OR_CSV)
 @click.argument("other", type=RUN_OR_CSV)
 def compare(run: str, other: str) -> None:
-    r"""Compare two finished runs over the same folds and seeds: difference, interval, permutation test, in a sentence.
+    r"""Compare two finished runs over the same folds and seeds: difference, interval and p, in a sentence.
 
     \b
     Example:  shift-ser compare runs/demo runs/demo_lstm

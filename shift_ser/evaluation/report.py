@@ -192,6 +192,13 @@ def intervals_text(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, f"{error}; right among the most confident: {answered}."])
 
 
+def baseline_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `baseline.baseline_scores` returned, as a Markdown table; percent, ± over folds."""
+    lines = [["baseline, same folds", *(name.upper() for name in SCORES)], ["---", "---:", "---:", "---:"]]
+    lines += [[row["name"], *(_percent(row[name]) for name in SCORES)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def name_of(result: Mapping[str, Any], *, seeds: Collection[int]) -> str:
     """What a result is called among those of a run with these seeds.
 

@@ -168,6 +168,7 @@ class RunArguments(TrainingArguments):
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch", "ua")
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
+    baseline: bool = _option("also score the majority class and logistic regression on the same folds", False)
     schedule: str = _option(
         f"learning rate, one of {SCHEDULES}; transformers: what lr_scheduler_type says", "transformers"
     )

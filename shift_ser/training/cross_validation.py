@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import cached_property
@@ -15,9 +16,14 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModel
 
+from ..corpora.corpus import SAMPLING_RATE
+from ..evaluation.baseline import FRAMES, STATISTICS, baseline_scores, frame_statistics, utterance_statistics
 from ..evaluation.calibration import describe as describe_calibration
+from ..evaluation.groups import duration_groups
+from ..evaluation.page import report_page
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import (
+    baseline_table,
     fold_table,
     intervals_text,
     name_of,
@@ -32,6 +38,7 @@ from ..evaluation.run_folder import (
     PLANS,
     PREDICTIONS,
     RELIABILITY,
+    REPORT,
     RESULTS,
     RISK_COVERAGE,
     SETTINGS,
@@ -47,6 +54,7 @@ from .data import SpeechCorpus
 from .feature_cache import encoder_fingerprint
 from .fold import FoldRun
 from .fold_plan import check_plan, shared_sentences
+from .options import settings_words
 from .protocols import PlanOptions, plan_folds
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
@@ -159,7 +167,8 @@ class CrossValidation:
     def table(self, results: dict[str, Any]) -> str:
         """The fold table of what `run` returned, and how far its numbers can be trusted."""
         table = fold_table(results["folds"], num_folds=len(self.fold_runs), missing=results["missing"])
-        return f"{table}\n{intervals_text(results)}"
+        baselines = f"\n\n{baseline_table(results['baselines'])}" if "baselines" in results else ""
+        return f"{table}\n{intervals_text(results)}{baselines}"
 
     def _fold_runs(self) -> list[FoldRun]:
         runs = []
@@ -256,11 +265,14 @@ class CrossValidation:
             "folds": results,
             "missing": missing,
         }
+        if self.run_args.baseline:
+            report["baselines"] = self._baselines()
         if self.run_args.process_index == 0:
             predictions.write(self.results_dir / PREDICTIONS)
             write_json(self.results_dir / RESULTS, report)
             write_text(self.results_dir / TABLE, f"{self.corpus.info.description}\n\n{self.table(report)}\n")
             self._plot(predictions, num_done=len(results))
+            write_text(self.results_dir / REPORT, self._page(report, predictions))
         PartialState().wait_for_everyone()
         return report
 
@@ -274,6 +286,41 @@ class CrossValidation:
             told = result["temperature"]
             parts.append(of_fold.with_columns(temperature=float("nan") if told is None else told))
         return Predictions.pooled(parts)
+
+    def _baselines(self) -> list[dict[str, Any]]:
+        """Scores of the baselines on all folds, trained on the training sets alone; the encoder's only if frozen."""
+        audio = zip(self.corpus.dataset["utterance"], self.corpus.dataset["audio"], strict=True)
+        longest = self.data_args.max_seconds
+        said = {}
+        for name, sound in audio:
+            rate = sound["sampling_rate"]
+            said[name] = utterance_statistics(sound["array"][: round(longest * rate)], sampling_rate=rate)
+        features = {STATISTICS: said}
+        if self.model_args.scenario == "feature_extraction":
+            if self.corpus.cache is None:  # all folds were done before
+                self.fold_runs[0].take_encoder(self.fold_runs[0].new_model())
+            cache = self.corpus.cache
+            assert cache is not None  # take_encoder has filled or opened it
+            features[FRAMES] = {name: frame_statistics(cache.frames(name).float().numpy()) for name in said}
+        folds = [{"train": plan.train, "test": plan.test} for plan in self.plans]
+        return baseline_scores(features, labels=self.corpus.label_of, folds=folds)
+
+    def _page(self, report: dict[str, Any], predictions: Predictions) -> str:
+        """The run as one HTML page, with scores by speaker, length, and what the corpus tells of its utterances."""
+        names = self.corpus.dataset["utterance"]
+        lengths = {name: recording.num_samples / SAMPLING_RATE for name, recording in self.corpus.recordings.items()}
+        groups: dict[str, dict[str, Any]] = {"length": duration_groups(lengths)}
+        for column in ("speaker", "sex", "language"):
+            if column in self.corpus.dataset.column_names:
+                groups[column] = dict(zip(names, self.corpus.dataset[column], strict=True))
+        return report_page(
+            report,
+            predictions,
+            folder=self.results_dir,
+            groups=groups,
+            title=f"{self.model_args.variant} on {self.corpus.info.title}",
+            command=shlex.join(["shift-ser", "train", *settings_words(self.settings)]),
+        )
 
     def _plot(self, predictions: Predictions, *, num_done: int) -> None:
         pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"

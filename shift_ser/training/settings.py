@@ -16,6 +16,7 @@ _PART = "tells which part of the run is done now"
 # Arguments that no result depends on, each with the reason; everything else belongs to the settings of a run.
 EXCEPTIONS = {
     "corpus": "the fingerprints of samples and labels stand for it",
+    "baseline": "adds rows to the table and changes none",
     **dict.fromkeys(("output_dir", "cache_dir"), _FILES),
     **dict.fromkeys(("folds", "evaluate_only", "do_train", "resume_from_checkpoint"), _PART),
     **dict.fromkeys(

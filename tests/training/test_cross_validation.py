@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -305,6 +306,33 @@ def test_predictions_that_were_cut_are_made_again_from_the_saved_model(
     assert "fold 2 is scored again from its saved model: " in caplog.text and str(path) in caplog.text
     assert Predictions.read(path).table.equals(whole.table)
     assert again["uncertainty"] == results["uncertainty"]
+
+
+def test_the_page_holds_everything_and_loads_nothing(finished):
+    run, results = finished
+    page = (run.output_dir / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.findall(r"(?:src|href)=\"(?!data:)|https?://|<script|<link", page)
+    for result in results["folds"]:
+        assert f"<td>{result['test_group']}</td>" in page
+    assert "<h2>By speaker</h2>" in page and "<h2>By length</h2>" in page and "shift-ser train " in page
+    said = Predictions.read(run.output_dir / "predictions.csv")
+    surest = said.probabilities.max(axis=1) * (said.predicted != said.references)
+    assert f"<td>{said.table['utterance'][int(surest.argmax())]}</td>" in page
+    assert results["versions"]["torch"] in page and "The speech is synthetic" in page
+
+
+def test_baselines_are_added_to_a_run_that_is_done_and_stand_below_its_table(finished, cross_validate, tmp_path):
+    run, results = finished
+    shutil.copytree(run.output_dir, tmp_path / "out")
+    again = cross_validate(tmp_path / "out", "--baseline", "true")
+    told = again.run()
+    assert told["folds"] == results["folds"] and "baselines" not in results
+    names = [row["name"] for row in told["baselines"]]
+    assert len(names) == 3 and names[0] == "majority class" and "encoder's frames" in names[2]
+    assert told["baselines"][0]["ua"]["mean"] == pytest.approx(0.25)
+    for row in told["baselines"]:
+        assert f"| {row['name']} | {100 * row['wa']['mean']:.2f} ± " in (tmp_path / "out" / "results.md").read_text()
 
 
 def test_settings_are_json(finished):

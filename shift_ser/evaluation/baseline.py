@@ -1,0 +1,124 @@
+"""What a run is held against: the majority class, and logistic regression on features that know no order of frames."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from .metrics import SCORES, wa_ua_f1
+
+MAJORITY = "majority class"
+STATISTICS = "34 utterance statistics, logistic regression"
+FRAMES = "means and deviations of the encoder's frames, logistic regression"
+_WINDOW, _HOP = 0.025, 0.010  # seconds
+_BANDS = (0, 250, 500, 1000, 2000, 3000, 4000, 8000)  # Hz
+_PITCH = (60.0, 400.0)  # Hz
+_TINY = 1e-10
+
+
+def utterance_statistics(samples: np.ndarray, *, sampling_rate: int) -> np.ndarray:
+    """Mean and standard deviation over 25 ms frames of 16 hand-made features, the length, and the share of voice.
+
+    The features are log energy, zero crossings, spectral centroid, bandwidth, roll-off (85 %), flatness and flux, log
+    energy in seven bands, pitch (of the autocorrelation, 60 to 400 Hz) and its strength.
+
+    Args:
+        samples: Shape `(samples,)`; a shorter one than a frame is padded with zeros.
+        sampling_rate: In Hz.
+
+    Returns:
+        Shape `(34,)`, all finite.
+
+    Example:
+        >>> tone = np.sin(2 * np.pi * 200 * np.arange(16000) / 16000)
+        >>> round(float(utterance_statistics(tone, sampling_rate=16000)[14]))  # mean pitch in Hz
+        200
+    """
+    samples = np.asarray(samples, dtype=np.float64)
+    size, hop = round(_WINDOW * sampling_rate), round(_HOP * sampling_rate)
+    padded = np.pad(samples, (0, max(0, size - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    pitch, strength = _pitch(frames - frames.mean(axis=1, keepdims=True), sampling_rate)
+    crossings = (np.diff(np.signbit(frames), axis=1) != 0).mean(axis=1)
+    energy = np.log((frames**2).mean(axis=1) + _TINY)
+    features = np.column_stack([energy, crossings, *_spectral(frames, sampling_rate), pitch, strength])
+    voiced = (strength > 0.3).mean()
+    return np.concatenate([features.mean(axis=0), features.std(axis=0), [len(samples) / sampling_rate, voiced]])
+
+
+def _spectral(frames: np.ndarray, sampling_rate: int) -> list[np.ndarray]:
+    """Centroid, bandwidth, roll-off, flatness, flux, and log energy of the bands; each of shape `(frames,)`."""
+    power = abs(np.fft.rfft(frames * np.hanning(frames.shape[1]), axis=1)) ** 2 + _TINY
+    hertz = np.fft.rfftfreq(frames.shape[1], 1 / sampling_rate)
+    shares = power / power.sum(axis=1, keepdims=True)
+    centroid = shares @ hertz
+    bandwidth = np.sqrt((shares * (hertz - centroid[:, None]) ** 2).sum(axis=1))
+    rolloff = hertz[(shares.cumsum(axis=1) >= 0.85).argmax(axis=1)]
+    flatness = np.exp(np.log(power).mean(axis=1)) / power.mean(axis=1)
+    flux = np.concatenate([[0.0], abs(np.diff(shares, axis=0)).sum(axis=1)])
+    bands = [np.log(power[:, (hertz >= low) & (hertz < high)].sum(axis=1) + _TINY) for low, high in pairwise(_BANDS)]
+    return [centroid, bandwidth, rolloff, flatness, flux, *bands]
+
+
+def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pitch in Hz and how strong it is, 0 to 1, from the greatest autocorrelation; each of shape `(frames,)`."""
+    size = frames.shape[1]
+    spectrum = abs(np.fft.rfft(frames, n=2 * size, axis=1)) ** 2
+    correlation = np.fft.irfft(spectrum, axis=1)[:, :size]
+    lags = np.arange(int(sampling_rate / _PITCH[1]), min(size - 1, int(sampling_rate / _PITCH[0])) + 1)
+    best = correlation[:, lags].argmax(axis=1)
+    loudest = correlation[:, 0]
+    strength = np.divide(correlation[:, lags].max(axis=1), loudest, out=np.zeros(len(frames)), where=loudest > _TINY)
+    return sampling_rate / lags[best], strength.clip(0, 1)
+
+
+def frame_statistics(frames: np.ndarray) -> np.ndarray:
+    """Mean and deviation over time of an encoder's frames, `(time, channels)` or `(layers, time, channels)`."""
+    frames = np.asarray(frames, dtype=np.float64)
+    return np.concatenate([frames.mean(axis=-2).ravel(), frames.std(axis=-2).ravel()])
+
+
+def baseline_scores(
+    features: Mapping[str, Mapping[str, np.ndarray]], *, labels: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Scores of the majority class and of logistic regression on each kind of features, on the folds of a run.
+
+    Features are scaled with the mean and deviation of the training part alone; C is 1, as scikit-learn has it.
+
+    Args:
+        features: For each kind (its name in tables) the features of each utterance.
+        labels: The label of each utterance.
+        folds: For each fold `train` and `test`, names of utterances.
+
+    Returns:
+        For each baseline `name`, and for `wa`, `ua` and `f1` the `mean` and `std` over folds (`None` for one fold).
+    """
+    first = next(iter(features.values()))
+    kinds = {MAJORITY: (first, DummyClassifier()), **{name: (x, _regression()) for name, x in features.items()}}
+    rows = []
+    for name, (inputs, model) in kinds.items():
+        scored = []
+        for fold in folds:
+            train, test = fold["train"], fold["test"]
+            model.fit(np.stack([inputs[one] for one in train]), [labels[one] for one in train])
+            predicted = model.predict(np.stack([inputs[one] for one in test]))
+            scored.append(wa_ua_f1(predicted, references=[labels[one] for one in test]))
+        spread = {
+            score: {
+                "mean": fmean(each[score] for each in scored),
+                "std": stdev(each[score] for each in scored) if len(scored) > 1 else None,
+            }
+            for score in SCORES
+        }
+        rows.append({"name": name, **spread})
+    return rows
+
+
+def _regression() -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
