@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .encoders import FEATURE_PROJECTION
+from .encoders import ENCODERS, FEATURE_PROJECTION, check_encoder_config
 from .temporal_shift import check_shift
 
 __version__ = "0.1.0"  # of the package: here, since this file travels with models and the package's own does not
@@ -54,6 +54,7 @@ class SavedConfig(PreTrainedConfig):
 
     def _complete_labels(self, num_labels: int | None) -> None:
         """The inverse of `id2label` for a `label2id` left out; whole numbers for the strings that JSON knows."""
+        self.id2label: dict[int, str] = {int(index): name for index, name in self.id2label.items()}
         if num_labels not in (None, len(self.id2label)):
             raise ValueError(
                 f"num_labels must be left out beside id2label, or be its length {len(self.id2label)}, got {num_labels}"
@@ -177,7 +178,8 @@ class ShiftConfig(SavedConfig):
         mask_time_length: Frames in one time mask. Time masks are skipped in batches that are shorter.
         mask_time_min_masks: Least number of time masks.
         mask_feature_prob: Share of channels under feature masks.
-        mask_feature_length: Channels in one feature mask.
+        mask_feature_length: Channels in one feature mask. Default: 64 as published (768 channels), and a twelfth of
+            the channels of an encoder that has no more than 64.
         mask_feature_min_masks: Least number of feature masks.
         mask_padding: Padding counts as absent everywhere. `False` reproduces the authors, who mask it nowhere.
         freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
@@ -222,7 +224,7 @@ class ShiftConfig(SavedConfig):
     mask_time_length: int = 15
     mask_time_min_masks: int = 2
     mask_feature_prob: float | int = 0.05
-    mask_feature_length: int = 64
+    mask_feature_length: int | None = None
     mask_feature_min_masks: int = 1
     mask_padding: bool = True
     freeze_encoder: bool = True
@@ -245,6 +247,8 @@ class ShiftConfig(SavedConfig):
         self.encoder_config.layerdrop = self.encoder_layerdrop
         if not self.encoder_augmentation:
             self.encoder_config.apply_spec_augment = False
+        if self.mask_feature_length is None:
+            self.mask_feature_length = 64 if self.hidden_size > 64 else max(1, self.hidden_size // 12)
         if self.shift_placement is None:
             self.shift_placement = ALLOWED_PLACEMENTS.get(self.head_type, ("none",))[0]
         for name, value in PUBLISHED.get(self.head_type, {}).items():
@@ -309,12 +313,8 @@ class ShiftConfig(SavedConfig):
         return [layer for layer in range(self.num_head_layers) if layer not in replaced]
 
     def validate_encoder(self) -> None:
-        """The encoder must turn samples into frames by strided convolutions, as wav2vec 2.0 and its kin do."""
-        if not hasattr(self.encoder_config, "conv_stride"):
-            raise ValueError(
-                "encoder_config must be that of a wav2vec2-like encoder (wav2vec2, hubert, wavlm, unispeech-sat,"
-                f" data2vec-audio, ...), got {self.encoder_config.model_type!r}"
-            )
+        """The encoder must make frames of speech that no padding beside it changes, and have the layer that is read."""
+        check_encoder_config(self.encoder_config)
         if self.encoder_layer is not None:
             last = self.encoder_config.num_hidden_layers
             if self.encoder_layer != FEATURE_PROJECTION and not 0 <= self.encoder_layer <= last:
@@ -326,6 +326,12 @@ class ShiftConfig(SavedConfig):
                 raise ValueError(f"encoder_layer must be None with use_weighted_layer_sum, got {self.encoder_layer}")
         if not 0 <= self.encoder_layerdrop < 1:
             raise ValueError(f"encoder_layerdrop must be from 0 to below 1, got {self.encoder_layerdrop}")
+        known = self.encoder_config.model_type in ENCODERS
+        if self.encoder_layerdrop > 0 and self.encoder_output != "last" and not known:
+            raise ValueError(
+                "encoder_layerdrop must be 0 where other than the last frames are read of an encoder of the family"
+                f" {self.encoder_config.model_type!r}, got {self.encoder_layerdrop}"
+            )
 
     def validate_shift(self) -> None:
         """The shift must be one, and one that the head type knows."""
@@ -364,7 +370,8 @@ class ShiftConfig(SavedConfig):
         heads_fit = self.num_attention_heads >= 1 and self.hidden_size % self.num_attention_heads == 0
         if self.attention_layers and not heads_fit:
             raise ValueError(
-                f"num_attention_heads must divide the encoder's hidden size {self.hidden_size},"
+                f"num_attention_heads must divide the encoder's hidden size {self.hidden_size}"
+                f" ({', '.join(str(n) for n in range(1, self.hidden_size + 1) if self.hidden_size % n == 0)}),"
                 f" got {self.num_attention_heads}"
             )
         if self.max_position_embeddings < 1:

@@ -29,11 +29,13 @@ class EncoderFamily:
         title: Its name in texts.
         pre_norm: Whether `do_stable_layer_norm` puts the norm of its transformer last instead of first.
         position_bias: Whether its layers hand a position bias on to each other.
+        refused: Why no head is put on it: what padding changes in it.
     """
 
     title: str
     pre_norm: bool = True
     position_bias: bool = False
+    refused: str | None = None
 
 
 ENCODERS = {
@@ -43,7 +45,66 @@ ENCODERS = {
     "unispeech": EncoderFamily("UniSpeech"),
     "unispeech-sat": EncoderFamily("UniSpeech-SAT"),
     "data2vec-audio": EncoderFamily("data2vec", pre_norm=False),
+    # Measured on tiny random encoders: noise alone against the same noise beside padding, largest difference of a frame
+    # in standard deviations of the frames.
+    "sew": EncoderFamily("SEW", refused="its frames change by up to 4.8 standard deviations with padding beside them"),
+    "sew-d": EncoderFamily(
+        "SEW-D", refused="its frames change by up to 3.7 standard deviations with padding beside them"
+    ),
+    "wav2vec2-conformer": EncoderFamily(
+        "Wav2Vec2-Conformer", refused="its frames change by up to 2.8 standard deviations with padding beside them"
+    ),
 }
+EXACT = [name for name, family in ENCODERS.items() if family.refused is None]
+_TOLERANCE = 1e-5
+
+
+def check_encoder_config(config: Any) -> None:
+    """Refuse an encoder whose frames are known to depend on the padding beside them, or that has no frames.
+
+    Raises:
+        ValueError: The message says what fits, and by how much padding changes the frames.
+    """
+    if not hasattr(config, "conv_stride"):
+        raise ValueError(
+            f"encoder_config must be that of an encoder of speech ({', '.join(EXACT)}), got {config.model_type!r}"
+        )
+    refused = ENCODERS[config.model_type].refused if config.model_type in ENCODERS else None
+    if refused is not None:
+        raise ValueError(f"encoder_config must be of {', '.join(EXACT)}, got {config.model_type!r}: {refused}")
+    if getattr(config, "add_adapter", False):
+        raise ValueError(
+            "encoder_config must have add_adapter=False, got True: the adapter's convolutions change frames by up to 6"
+            " standard deviations with padding beside them"
+        )
+
+
+@torch.no_grad()
+def check_padding(encoder: Any) -> None:
+    """Try an encoder of a family that is not in `ENCODERS`: a short noise alone, and beside padding.
+
+    Raises:
+        ValueError: If its frames differ by more than 1e-5 of their standard deviation.
+    """
+    no_weights_yet = any(parameter.device.type == "meta" for parameter in encoder.parameters())
+    if encoder.config.model_type in ENCODERS or no_weights_yet:
+        return
+    weight = next(encoder.parameters())
+    modes = [module for module in encoder.modules() if module.training]
+    noise = torch.randn(1, 6000, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    padded = nn.functional.pad(noise, (0, 6000))
+    mask = (torch.arange(12000, device=weight.device) < 6000).long()[None]
+    encoder.eval()
+    alone, beside = encode(encoder, noise), encode(encoder, padded, mask)
+    for module in modes:
+        module.training = True
+    difference = ((beside[:, : alone.shape[1]] - alone).abs().max() / alone.std()).item()
+    if not difference <= _TOLERANCE:
+        raise ValueError(
+            f"encoder must give the same frames with padding beside them, within {_TOLERANCE:g} of their standard"
+            f" deviation, but those of {encoder.config.model_type!r} change by {difference:.1g}; known are"
+            f" {', '.join(EXACT)}"
+        )
 
 
 def encode(
@@ -99,7 +160,7 @@ def _encode_stock(
     """Frames as an encoder's own `forward` gives them."""
     if convolved or output in ("convolutions", FEATURE_PROJECTION):
         asked = "extract_features" if convolved else output
-        raise ValueError(f"{asked} need an encoder of {', '.join(ENCODERS)}, got {encoder.config.model_type!r}")
+        raise ValueError(f"{asked} need an encoder of {', '.join(EXACT)}, got {encoder.config.model_type!r}")
     outputs = encoder(values, attention_mask=attention_mask, output_hidden_states=output != "last", return_dict=True)
     if output == "last":
         return outputs.last_hidden_state
@@ -196,6 +257,9 @@ def _transform(
 
 def _positions(embedding: Any, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Output of the positional convolutions; between two of them padding is zero again, as it is at the first."""
+    if getattr(embedding, "batch_norm", None) is not None:  # HuBERT with conv_pos_batch_norm=True
+        frames = zero_padding(embedding.batch_norm(frames.transpose(1, 2)).transpose(1, 2), mask)
+        return embedding.activation(embedding.padding(embedding.conv(frames.transpose(1, 2)))).transpose(1, 2)
     layers = getattr(embedding, "layers", None)
     if layers is None:
         return embedding(frames)

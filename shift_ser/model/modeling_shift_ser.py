@@ -1,5 +1,6 @@
 """ShiftModel and ShiftForSequenceClassification: a speech encoder with a temporal shift head."""
 
+import json
 from typing import Any
 
 import torch
@@ -8,13 +9,13 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
-from transformers.utils import can_return_tuple
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, can_return_tuple
 
 from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
     ShiftConfig,
 )
-from .encoders import encode
+from .encoders import check_padding, encode
 from .heads import ShiftHead
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
@@ -36,7 +37,8 @@ class LoadableModel(PreTrainedModel):
                 `output_loading_info=True` returns the model and what was missing, and leaves judging that to you.
 
         Raises:
-            RuntimeError: If weights are missing, or have other shapes than the configuration asks for.
+            RuntimeError: If weights are missing, have other shapes than the configuration asks for, are whole numbers,
+                or are not finite.
         """
         new_classifier = options.pop("ignore_mismatched_sizes", False)
         info_wanted = options.pop("output_loading_info", False)
@@ -63,6 +65,9 @@ class LoadableModel(PreTrainedModel):
                 " it; for a new head on a pretrained encoder, call from_encoder_pretrained; otherwise save the model"
                 " again, whole, or mend config.json"
             )
+        _check_weights(model, pretrained_model_name_or_path, options)
+        model.base_model._set_trainable()
+        check_padding(model.base_model.encoder)
         return (model, info) if info_wanted else model
 
     @classmethod
@@ -93,7 +98,31 @@ class LoadableModel(PreTrainedModel):
         config = ShiftConfig(**options) if variant is None else ShiftConfig.from_variant(variant, **options)
         model = cls(config)
         model.base_model.encoder.load_state_dict(encoder.state_dict())
+        _check_weights(model, name_or_path, {})
+        check_padding(model.base_model.encoder)
         return model.eval()
+
+
+_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+def _check_weights(model: PreTrainedModel, name_or_path: Any, options: dict[str, Any]) -> None:
+    """Refuse weights that no training can have left: whole numbers in the file, NaN or infinity in the model.
+
+    Raises:
+        RuntimeError: If there are any; the message names the first.
+    """
+    where = {name: options[name] for name in _WHERE if name in options}
+    file = cached_file(name_or_path, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
+    if file is not None:
+        with open(file, "rb") as stream:  # a safetensors file begins with the length of its header, and that in JSON
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if tensor.get("dtype", "F32").startswith(("I", "U", "BOOL")):
+                raise RuntimeError(f"{file!r} must hold floating point weights, but {name!r} is of {tensor['dtype']}")
+    for name, parameter in model.named_parameters():
+        if parameter.device.type != "meta" and not parameter.isfinite().all():
+            raise RuntimeError(f"{str(name_or_path)!r} must hold finite weights, but {name!r} has NaN or infinity")
 
 
 def spec_augment(
@@ -179,21 +208,31 @@ class ShiftModel(ShiftPreTrainedModel):
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
         self.head = ShiftHead(config)
         self.post_init()
-        self.train(self.training)
+        self._set_trainable()
+        check_padding(self.encoder)
 
     def train(self, mode: bool = True) -> "ShiftModel":
-        """Train or eval mode; what is frozen stays in eval mode and without gradients.
-
-        Every way to a model passes here, `from_pretrained` too, which loads all weights as trainable ones.
-        """
+        """Train or eval mode; what of the encoder has no trainable parameter stays in eval mode, without dropout."""
         super().train(mode)
-        if self.encoder is not None:
-            frozen = self.encoder if self.config.freeze_encoder else self.encoder.feature_extractor
-            frozen.eval().requires_grad_(False)
-            unused = getattr(self.encoder, "masked_spec_embed", None)
-            if unused is not None and not getattr(self.encoder.config, "apply_spec_augment", True):
-                unused.requires_grad_(False)  # or several processes would wait for its gradient
+        if mode and self.encoder is not None:
+            for part in (self.encoder, self.encoder.feature_extractor):
+                if not any(parameter.requires_grad for parameter in part.parameters()):
+                    part.eval()
         return self
+
+    def _set_trainable(self) -> None:
+        """Decide what is trained, when the model is made or loaded; from then on `requires_grad` is the caller's."""
+        frozen = self.encoder if self.config.freeze_encoder else self.encoder.feature_extractor
+        frozen.requires_grad_(False)
+        unused = getattr(self.encoder, "masked_spec_embed", None)
+        if unused is not None and not getattr(self.encoder.config, "apply_spec_augment", True):
+            unused.requires_grad_(False)  # or several processes would wait for its gradient
+        self.train(self.training)
+
+    def freeze_feature_encoder(self) -> None:
+        """Train no convolution of the encoder; so it is from the start, unless something was unfrozen by hand."""
+        self.encoder.feature_extractor.requires_grad_(False)
+        self.train(self.training)
 
     @can_return_tuple
     def forward(
@@ -283,12 +322,10 @@ class ShiftModel(ShiftPreTrainedModel):
         name = "extract_features" if convolved else "input_values"
         if self.encoder is None:
             raise ValueError(f"{name} need the encoder, which was taken out: give encoder_hidden_states")
-        if convolved and getattr(self.encoder.config, "add_adapter", False):
-            raise ValueError("extract_features must go into an encoder without adapter, got one with add_adapter=True")
         sizes = ("time", self.encoder.config.conv_dim[-1]) if convolved else ("samples",)
         values = self._check(name, values, sizes, attention_mask)
-        trained = torch.is_grad_enabled() and not self.config.freeze_encoder
-        with torch.set_grad_enabled(trained):
+        trained = values.requires_grad or any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return encode(self.encoder, values, attention_mask, output=self.config.encoder_output, convolved=convolved)
 
     def _check(
@@ -323,6 +360,15 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         self.shift_ser = ShiftModel(config)
         self.classifier = nn.Linear(self.shift_ser.head.output_width, config.num_labels)
         self.post_init()
+
+    def freeze_feature_encoder(self) -> None:
+        """Train no convolution of the encoder; so it is from the start, unless something was unfrozen by hand."""
+        self.shift_ser.freeze_feature_encoder()
+
+    def freeze_base_model(self) -> None:
+        """Train the classifier alone: neither the encoder nor the head's blocks."""
+        self.shift_ser.requires_grad_(False)
+        self.train(self.training)
 
     @can_return_tuple
     def forward(

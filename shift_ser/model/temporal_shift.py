@@ -110,7 +110,13 @@ def zero_padding(hidden_states: torch.Tensor, attention_mask: torch.Tensor | Non
 
 def _exchange(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:
     """The shift with zero padding, in the way that suits who asks; values and gradients are the same in all."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(hidden_states) is not torch.Tensor:
+    transformed = torch._C._are_functorch_transforms_active()  # torch.func: grad, hessian, vmap, ... in any nesting
+    if (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or transformed
+        or type(hidden_states) is not torch.Tensor
+    ):
         return _pad_and_cat(hidden_states, fold, offsets)
     if hidden_states.requires_grad and torch.is_grad_enabled():
         return _Exchange.apply(hidden_states, fold, offsets)
@@ -122,8 +128,6 @@ class _Exchange(torch.autograd.Function):
 
     The adjoint of a shift is the shift the other way.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(hidden_states: torch.Tensor, fold: int, offsets: tuple[int, ...]) -> torch.Tensor:

@@ -148,16 +148,28 @@ def test_which_placement_a_head_knows(head_type, placement):
         ({"head_type": "linear", "num_head_layers": 1}, r"num_head_layers of 'linear' must be 0, got 1"),
         ({"head_type": "cnn", "conv_kernel_size": 4}, r"conv_kernel_size must be odd.* got 4"),
         ({"head_type": "cnn", "conv_kernel_size": -1}, r"conv_kernel_size must be odd.* got -1"),
-        ({"shift_placement": "none", "num_attention_heads": 7}, r"must divide the encoder's hidden size 96, got 7"),
-        ({"shift_placement": "none", "num_attention_heads": 0}, r"must divide the encoder's hidden size 96, got 0"),
-        ({"shift_layers": [0], "num_attention_heads": 7}, r"must divide the encoder's hidden size 96, got 7"),
+        (
+            {"shift_placement": "none", "num_attention_heads": 7},
+            r"must divide the encoder's hidden size 96 .*, 12, .*, got 7",
+        ),
+        (
+            {"shift_placement": "none", "num_attention_heads": 0},
+            r"must divide the encoder's hidden size 96 .*, 12, .*, got 0",
+        ),
+        (
+            {"shift_layers": [0], "num_attention_heads": 7},
+            r"must divide the encoder's hidden size 96 .*, 12, .*, got 7",
+        ),
         ({"max_position_embeddings": 0}, r"max_position_embeddings must be at least 1, got 0"),
         ({"mask_time_prob": 1.1}, r"mask_time_prob must be from 0 to 1, got 1\.1"),
         ({"mask_feature_prob": -0.1}, r"mask_feature_prob must be from 0 to 1, got -0\.1"),
         ({"mask_time_length": 0}, r"mask_time_length must be at least 1 and mask_time_min_masks .* got 0, 2"),
         ({"mask_feature_min_masks": -1}, r"mask_feature_min_masks at least 0, got 64, -1"),
         ({"mask_feature_length": 96}, r"mask_feature_length must be less than .* \(or mask_feature_prob 0\), got 96"),
-        ({"encoder_config": {"model_type": "bert"}}, r"encoder_config must be that of a wav2vec2-like .* got 'bert'"),
+        (
+            {"encoder_config": {"model_type": "bert"}},
+            r"encoder_config must be that of an encoder of speech .* got 'bert'",
+        ),
     ],
 )
 def test_broken_rules_say_what_is_allowed(options, message):
@@ -271,3 +283,27 @@ def test_label_names_go_together(tmp_path):
     config.save_pretrained(tmp_path)
     loaded = ShiftConfig.from_pretrained(tmp_path)
     assert (loaded.num_labels, loaded.id2label) == (2, {0: "angry", 1: "happy"})
+
+
+@pytest.mark.parametrize("model_type", ["sew", "sew-d", "wav2vec2-conformer"])
+def test_a_family_that_padding_changes_is_refused_with_the_figure(model_type):
+    told = rf"encoder_config must be of wav2vec2, hubert, .* got '{model_type}': .* up to \d\.\d standard deviations"
+    with pytest.raises(StrictDataclassClassValidationError, match=told):
+        ShiftConfig(encoder_config=AutoConfig.for_model(model_type))
+    with pytest.raises(StrictDataclassClassValidationError, match=r"add_adapter=False, got True: .* up to 6 standard"):
+        tiny_config(encoder_config=tiny_encoder_config("wav2vec2", add_adapter=True))
+
+
+def test_feature_masks_fit_the_encoders_width_unless_said_otherwise():
+    widths = {width: ShiftConfig(encoder_config=tiny_encoder_config(hidden_size=width)) for width in (24, 48, 96, 768)}
+    assert {width: config.mask_feature_length for width, config in widths.items()} == {24: 2, 48: 4, 96: 64, 768: 64}
+    with pytest.raises(StrictDataclassClassValidationError, match=r"less than the encoder's hidden size 48 .* got 64"):
+        ShiftConfig(encoder_config=tiny_encoder_config(hidden_size=48), mask_feature_length=64)
+
+
+def test_labels_as_run_audio_classification_passes_them():
+    config = tiny_config(id2label={"0": "angry", "1": "sad"}, label2id={"angry": "0", "sad": "1"})
+    assert config.id2label == {0: "angry", 1: "sad"} and config.label2id == {"angry": 0, "sad": 1}
+    assert config.num_labels == 2
+    again = ShiftConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert (again.id2label, again.label2id) == (config.id2label, config.label2id)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import HOP, speech_batch, tiny_encoder_config, tiny_model
 from torch import nn
-from transformers import AutoConfig, AutoModel, set_seed
+from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel, set_seed
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
-from shift_ser.model.encoders import ENCODERS, encode, masked_group_norm
+from shift_ser.model.encoders import EXACT, encode, masked_group_norm
 
 FAMILIES = [
     ("hubert", "group"),
@@ -20,7 +20,7 @@ FAMILIES = [
     ("wavlm", "group"),
     ("data2vec-audio", None),
 ]
-EVERY_WAY = [(family, norm, stable) for family in ENCODERS for norm, stable in (("group", False), ("layer", True))]
+EVERY_WAY = [(family, norm, stable) for family in EXACT for norm, stable in (("group", False), ("layer", True))]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM calls attention so
 
@@ -224,3 +224,45 @@ def test_a_layer_by_name_or_number_is_saved_and_loaded(tmp_path, layer):
     loaded = ShiftForSequenceClassification.from_pretrained(tmp_path)
     assert loaded.config.encoder_layer == layer
     assert torch.equal(loaded(speech, attention_mask=mask).logits, expected)
+
+
+@torch.no_grad()
+def test_positions_with_batch_norm_are_exact():
+    set_seed(0)
+    encoder = AutoModel.from_config(tiny_encoder_config(conv_pos_batch_norm=True)).eval()
+    norm = encoder.encoder.pos_conv_embed.batch_norm
+    for value in (norm.running_mean, norm.bias):
+        nn.init.normal_(value)  # of zero padding it makes something else
+    speech, mask = speech_batch([HOP * 20, HOP * 7])
+    assert torch.equal(encode(encoder, speech), encoder(speech).last_hidden_state)
+    alone = encode(encoder, speech[1:, : HOP * 7])[0]
+    torch.testing.assert_close(encode(encoder, speech, mask)[1, : len(alone)], alone, rtol=0, atol=1e-5)
+
+
+class OtherConfig(HubertConfig):
+    model_type = "other_hubert"
+
+
+class OtherModel(HubertModel):
+    config_class = OtherConfig
+
+
+def test_a_family_that_is_not_known_is_tried_when_it_is_built_on(tmp_path):
+    AutoConfig.register("other_hubert", OtherConfig, exist_ok=True)
+    AutoModel.register(OtherConfig, OtherModel, exist_ok=True)
+    settings = {name: value for name, value in tiny_encoder_config().to_dict().items() if name != "model_type"}
+    exact = OtherConfig(**settings)
+    model = tiny_model("shiftformer", encoder_config=exact)
+    model.save_pretrained(tmp_path / "model")
+    speech, mask = speech_batch([HOP * 12, HOP * 5])
+    loaded = ShiftForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded(speech, attention_mask=mask).logits, model(speech, attention_mask=mask).logits)
+    for output in ("convolutions", "feature_projection"):
+        with pytest.raises(ValueError, match=f"{output} need an encoder of wav2vec2, .* got 'other_hubert'"):
+            encode(model.shift_ser.encoder, speech, output=output)
+    leaky = OtherConfig(**settings | {"feat_extract_norm": "group", "do_stable_layer_norm": False})
+    with pytest.raises(ValueError, match=r"within 1e-05 .* those of 'other_hubert' change by 0\.\d"):
+        tiny_model("shiftformer", encoder_config=leaky)
+    AutoModel.from_config(leaky).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="those of 'other_hubert' change by"):
+        ShiftForSequenceClassification.from_encoder_pretrained(str(tmp_path / "encoder"))

@@ -184,3 +184,27 @@ def test_beside_the_package_no_code_is_asked_to_be_trusted(saved):
     config = AutoConfig.from_pretrained(saved)
     assert config.custom_pipelines == {} and "custom_pipelines" in config.to_dict()
     assert type(config) is ShiftConfig and config.to_diff_dict() == ShiftConfig.from_pretrained(saved).to_diff_dict()
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (torch.tensor([0.0, float("nan"), 0.0, 0.0]), "must hold finite weights, but 'classifier.bias' has NaN"),
+        (torch.tensor([0.0, float("inf"), 0.0, 0.0]), "must hold finite weights, but 'classifier.bias' has NaN"),
+        (torch.tensor([1, 2, 3, 4]), "must hold floating point weights, but 'classifier.bias' is of I64"),
+    ],
+)
+def test_weights_that_no_training_leaves_are_refused(tmp_path, weight, told):
+    tiny_model("linear").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "classifier.bias": weight}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=told):
+        ShiftForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_an_encoder_with_weights_that_are_not_finite_is_refused(tmp_path):
+    encoder = AutoModel.from_config(tiny_encoder_config())
+    torch.nn.init.constant_(encoder.feature_projection.projection.bias, float("inf"))
+    encoder.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=r"finite weights, but 'shift_ser\.encoder\..*projection\.bias' has"):
+        ShiftForSequenceClassification.from_encoder_pretrained(str(tmp_path))

@@ -163,7 +163,6 @@ def test_frozen_encoder_stays_in_eval_mode_without_gradients_or_graph(tmp_path):
         assert each.training and each.shift_ser.head.training
         assert not any(module.training for module in encoder.modules())
         assert not any(parameter.requires_grad for parameter in encoder.parameters())
-        encoder.requires_grad_(True)  # even then there is no graph
         speech, _ = speech_batch([3000])
         outputs = each(speech, output_hidden_states=True)
         assert not outputs.hidden_states[0].requires_grad
@@ -171,6 +170,71 @@ def test_frozen_encoder_stays_in_eval_mode_without_gradients_or_graph(tmp_path):
         outputs.logits.sum().backward()
         assert all(parameter.grad is None for parameter in encoder.parameters())
         assert all(p.grad is not None for name, p in head_parameters(each).items())
+
+
+def test_what_is_unfrozen_by_hand_is_trained_and_stays_so():
+    model = tiny_model(encoder_config=tiny_encoder_config(hidden_dropout=0.5), **NO_SPEC_AUGMENT)
+    layer = model.shift_ser.encoder.encoder.layers[1]
+    layer.requires_grad_(True)
+    speech, _ = speech_batch([3000])
+    model.train().eval().train()
+    assert layer.training and not model.shift_ser.encoder.feature_extractor.training
+    model(speech).logits.sum().backward()
+    moved = {name for name, value in model.shift_ser.encoder.named_parameters() if value.grad is not None}
+    assert moved == {f"encoder.layers.1.{name}" for name, _ in layer.named_parameters()}
+    model.freeze_base_model()
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {
+        "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    assert not layer.training
+    model.shift_ser.encoder.requires_grad_(True)
+    model.freeze_feature_encoder()
+    assert all(
+        value.requires_grad is not name.startswith("feature_extractor.")
+        for name, value in model.shift_ser.encoder.named_parameters()
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_reach_the_speech_through_a_frozen_encoder(training):
+    model = tiny_model(encoder_config=tiny_encoder_config(**NO_DROPOUT), **NO_SPEC_AUGMENT).double().train(training)
+    speech = speech_batch([1500])[0].double().requires_grad_()
+    model(speech).logits[0, 0].backward()
+    step = torch.zeros_like(speech)
+    step[0, 700] = 1e-4
+    with torch.no_grad():
+        change = (model(speech + step).logits - model(speech - step).logits)[0, 0] / 2e-4
+    torch.testing.assert_close(speech.grad[0, 700], change, rtol=1e-4, atol=1e-9)
+    assert all(value.grad is None for value in model.shift_ser.encoder.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
+def test_adapters_of_peft_on_the_default_model_learn_are_saved_and_merge(tmp_path):
+    peft = pytest.importorskip("peft")
+    tiny_model("shiftformer").save_pretrained(tmp_path / "base")
+    speech, mask = speech_batch(LENGTHS)
+    set_seed(0)
+    options = peft.LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["head", "classifier"], r=4)
+    base = ShiftForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, options).train()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert sum("lora_" in name for name in trained) == 2 * 2 * 2  # A and B of two projections in two layers
+    optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=1e-2)
+    for _ in range(2):  # B is zero at first, so A moves from the second step on
+        optimizer.zero_grad()
+        model(input_values=speech, attention_mask=mask, labels=torch.tensor([0, 1, 2])).loss.backward()
+        optimizer.step()
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == trained
+    inputs = {"input_values": speech, "attention_mask": mask}
+    with torch.no_grad():
+        logits = model.eval()(**inputs).logits
+        model.save_pretrained(tmp_path / "adapter")
+        again = ShiftForSequenceClassification.from_pretrained(tmp_path / "base")
+        loaded = peft.PeftModel.from_pretrained(again, tmp_path / "adapter").eval()
+        assert torch.equal(loaded(**inputs).logits, logits)
+        torch.testing.assert_close(loaded.merge_and_unload()(**inputs).logits, logits, rtol=0, atol=1e-6)
 
 
 def test_fine_tuning_keeps_the_convolutions_frozen(tmp_path):
@@ -289,9 +353,6 @@ def test_inputs_that_do_not_fit_a_weighted_sum_or_a_model_without_encoder():
         model(torch.zeros(1, 999))
     with pytest.raises(ValueError, match="extract_features need the encoder, which was taken out"):
         model(extract_features=torch.zeros(1, 3, 16))
-    adapter = tiny_model(encoder_config=tiny_encoder_config("wav2vec2", add_adapter=True))
-    with pytest.raises(ValueError, match="an encoder without adapter, got one with add_adapter=True"):
-        adapter(extract_features=torch.zeros(1, 3, 16))
 
 
 def convolved(model, speech, lengths):

@@ -265,3 +265,25 @@ def test_whole_runs_of_channels_are_shifted_like_single_ones_in_every_mode():
     assert torch.equal(trained.grad, back)
     jacobian = torch.func.jacrev(lambda x: temporal_shift(x, proportion=0.25))(frames[:1])
     assert jacobian.sum() == 5 * 256 - 64
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_hessian_through_the_shift(direction):
+    """Of a sum of cubes it is diagonal: six times what arrives of each value."""
+    values = torch.arange(1.0, 25.0)
+
+    def cubes(flat):
+        return temporal_shift(flat.view(1, 4, 6), proportion=0.25, direction=direction).pow(3).sum()
+
+    kept = torch.func.grad(lambda flat: temporal_shift(flat.view(1, 4, 6), proportion=0.25, direction=direction).sum())
+    hessian = torch.func.hessian(cubes)(values)
+    torch.testing.assert_close(hessian, torch.diag(6 * values * kept(values)))
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_frames_that_are_not_contiguous_with_runs_of_64_channels(direction):
+    frames = torch.randn(2, 256, 9, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
+    assert not frames.is_contiguous()
+    shifted = temporal_shift(frames, proportion=0.25, direction=direction)
+    assert torch.equal(shifted, temporal_shift(frames.contiguous(), proportion=0.25, direction=direction))
+    assert torch.equal(shifted[:, 1:, :64], frames[:, :-1, :64])
