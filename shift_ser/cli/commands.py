@@ -90,8 +90,14 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
     help="auto: bfloat16 where the machine computes it; float32 gives the exact scores.",
 )  # fmt: skip
 @click.option("--calibrated", is_flag=True, help="Divide logits by the model's temperature.")
+@click.option("--labels", help="Labels that come into question, with commas between: their scores sum to 1.")
+@click.option("--abstain", type=float, default=0.0, help="Score below which a recording gets no label, such as 0.6.")
+@click.option("--allow-truncated", is_flag=True, help="Read recordings that are cut as far as they go.")
 @click.option("--output", help="CSV file to write, or to go on with, instead of printing.")
-def predict(files: Sequence[str], model: str, dtype: str, calibrated: bool, output: str | None) -> None:
+def predict(
+    files: Sequence[str], model: str, dtype: str, calibrated: bool, labels: str | None, abstain: float,
+    allow_truncated: bool, output: str | None,
+) -> None:  # fmt: skip
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
     With --output the same command goes on where it was stopped. Files that cannot be read are listed at the end, and
@@ -105,40 +111,48 @@ def predict(files: Sequence[str], model: str, dtype: str, calibrated: bool, outp
 
     quiet(logging.WARNING)
     with from_folder_or_hub("--model", model):
-        classifier = load_classifier(model, dtype=dtype, calibrated=calibrated)
+        classifier = load_classifier(model, dtype=dtype, calibrated=calibrated, allow_truncated=allow_truncated)
     paths = list(find_recordings(files))
     if not paths:
         raise Failed(f"no audio files in {', '.join(files)}")
+    narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}
     if output is None:
-        failed = list(_show(classifier, paths))
+        failed = list(_show(classifier, paths, **narrow))
     else:
         name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
-        failed = list(_write(classifier, paths, output, name))
+        name += f" abstaining below {abstain:g}" if abstain else ""
+        failed = list(_write(classifier, paths, output, name, **narrow))
     if failed:
         raise Failed("\n".join(["could not be classified:", *(f"{each.name}: {each.error}" for each in failed)]))
 
 
-def _show(classifier: Any, paths: Sequence[str]) -> Iterator[Any]:
+def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]:
     """Print a line per file; yield what could not be classified."""
     from ..inference.predict import classify_recordings
 
-    for result in classify_recordings(classifier, paths):
+    for result in classify_recordings(classifier, paths, **narrow):
         if result.scores is None:
             yield result
             continue
         scores = ", ".join(f"{label} {score:.3f}" for label, score in result.scores.items())
-        click.echo(f"{result.name}: {result.label}  ({scores})")
+        click.echo(f"{click.format_filename(result.name)}: {result.label or 'no label'}  ({scores})")
 
 
-def _write(classifier: Any, paths: Sequence[str], output: str, model: str) -> Iterator[Any]:
+def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **narrow: Any) -> Iterator[Any]:
     """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
     from tqdm import tqdm
 
     from ..inference.predict import ScoreFile, classify_recordings
 
-    with ScoreFile(output, labels=[*classifier.model.config.id2label.values()], model=model) as file:
+    labels = narrow["labels"] or [*classifier.model.config.id2label.values()]
+    with ScoreFile(output, labels=labels, model=model) as file:
         todo = [path for path in paths if path not in file.done]
-        bar = tqdm(classify_recordings(classifier, todo), total=len(paths), initial=len(paths) - len(todo), unit="file")
+        bar = tqdm(
+            classify_recordings(classifier, todo, **narrow),
+            total=len(paths),
+            initial=len(paths) - len(todo),
+            unit="file",
+        )
         for result in bar:
             if result.scores is None:
                 yield result

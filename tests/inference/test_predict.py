@@ -1,4 +1,5 @@
 import csv
+import os
 import socket
 import threading
 import weakref
@@ -500,3 +501,21 @@ def test_the_command_goes_on_with_its_file(saved, folder, tmp_path):
     assert f"must hold scores of '{saved} float32 calibrated', got the line" in told.stderr
     told = command_line("predict", "--model", saved, tmp_path)
     assert told.stderr.endswith(f"error: no audio files in {tmp_path}\n")
+
+
+def test_the_command_takes_some_labels_and_cut_files(saved, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff.wav")
+    with open(path, "wb") as file:
+        sf.write(file, clips(5000)[0], RATE, format="WAV")
+    os.truncate(path, 6000)
+    words = ["predict", "--model", saved, "--dtype", "float32", "--labels", "sad,angry", path]
+    told = command_line(*words)
+    assert told.exit_code == 1 and "as much audio as its header promises" in told.output
+    told = command_line(*words, "--allow-truncated", "--abstain", "1")
+    assert told.exit_code == 0 and "a\ufffd.wav: no label  (" in told.stdout and "happy" not in told.stdout
+    told = command_line(*words, "--allow-truncated", "--output", tmp_path / "scores.csv")
+    assert told.exit_code == 0
+    (row,) = csv.DictReader(
+        (tmp_path / "scores.csv").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    )
+    assert row["recording"] == path and float(row["score_sad"]) + float(row["score_angry"]) == pytest.approx(1)
