@@ -22,6 +22,10 @@ class MatrixConv1d(nn.Conv1d):
     With stride s, taps 0 to s - 1 of each window are s frames that follow each other in memory and are no part of the
     next window's: the rows of a matrix, without a copy. So are the taps from s on, and so on to the end of the kernel.
 
+    Rounding: each product is summed in float32 and rounded to bfloat16, and so is the sum of two products. A kernel of
+    10 with stride 5, or of 3 with stride 2, is off by 2.1e-3 of its outputs' standard deviation (root mean square, at
+    most 2.0e-2); rounding the exact result once is off by 1.7e-3 (at most 1.4e-2).
+
     Shape:
         `(batch, channels, samples)` -> `(batch, out_channels, frames)`, in memory `(batch, frames, out_channels)`
     """
