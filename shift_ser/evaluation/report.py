@@ -259,11 +259,12 @@ def plot_reliability(path: str | Path, predictions: Predictions, *, title: str) 
         table = [entry for entry in reliability_table(shares, references=references) if entry["count"]]
         error = calibration_error(shares, references=references)
         points = [[entry[key] for entry in table] for key in ("confidence", "accuracy")]
-        axes.plot(*points, marker="o", color=color, label=f"{name}, ECE {error:.1%}")
+        axes.plot(*points, color=color, label=f"{name}, ECE {error:.1%} (size: utterances in the bin)")
+        axes.scatter(*points, s=[8 * entry["count"] ** 0.5 for entry in table], color=color)
         edges = np.linspace(0, 1, NUM_BINS + 1)
         below.hist(shares.max(axis=1), bins=edges, histtype="step", color=color, linewidth=1.5)
     axes.set(ylabel="Accuracy", title=title, xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="upper left", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
     below.set(xlabel="Confidence (top probability)", ylabel="Utterances")
     save_figure(path, figure)
 
@@ -283,5 +284,5 @@ def plot_risk_coverage(path: str | Path, predictions: Predictions, *, title: str
     axes.axhline(100 * risk[-1], color="gray", linestyle=":", label=f"all utterances: {risk[-1]:.1%}")
     axes.set(xlabel="Utterances answered (%)", ylabel="Errors among them (%)", title=title, xlim=(0, 100))
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save_figure(path, figure)

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from ..evaluation.run_folder import aside
 from ..model.encoders import FEATURE_PROJECTION
@@ -125,7 +126,7 @@ def plot_mingling(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
             axes.margins(0.12)
             axes.grid(alpha=0.25)
         bar = figure.colorbar(shade, ax=right, label="UA (mean over folds and seeds)")
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     handles = _marks("placement ", PLACEMENT_COLORS, {_placement(group) for group in groups}, "color")
     handles += _marks("", HEAD_MARKERS, {group["head_type"] for group in groups}, "marker")
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -169,7 +170,7 @@ def _panels(
                 linestyle=":",
                 label="chance (WA: largest class, UA: 1 / classes)",
             )
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
             axes.set(ylabel=f"{SHOWN[metric]} (test folds)", title=_setting(key) if metric == "wa" else "")
             axes.grid(axis="y", alpha=0.25)
             entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
