@@ -14,7 +14,7 @@ from ..model.audio_container import what_is_missing
 from ..model.speech_input import SAMPLING_RATE
 
 LEAST_SAMPLES = 400  # one frame of a wav2vec2-like encoder at 16 kHz
-_PROBLEMS = ("missing", "not audio", "cut", "empty", "shorter than one frame", "NaN or infinite")
+PROBLEMS = ("missing", "not audio", "cut", "empty", "shorter than one frame", "NaN or infinite")
 _NOTES = {"another rate": "is resampled", "more than one channel": "is averaged to mono"}
 _SHOWN = 3  # names in a message
 
@@ -109,7 +109,7 @@ def inspect_recording(path: Path) -> list[str]:
 
 def judge_recordings(report: CorpusReport) -> None:
     """Turn what the recordings showed into problems and notes."""
-    for finding in _PROBLEMS:
+    for finding in PROBLEMS:
         if names := report.audio.get(finding):
             report.problems.append(f"{len(names)} recording(s) {finding}: {_first(names)}")
     for finding, treatment in _NOTES.items():

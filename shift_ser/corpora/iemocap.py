@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import soundfile as sf
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from .check import CorpusReport, judge_recordings, listen
+from .check import PROBLEMS, CorpusReport, judge_recordings, listen
 from .corpus import Corpus, CorpusInfo, SpeechAudio
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,21 @@ logger = logging.getLogger(__name__)
 LABEL_OF = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad"}
 LABELS = ("angry", "happy", "neutral", "sad")
 SESSIONS = (1, 2, 3, 4, 5)
+RELEASE_FOLDERS = ("IEMOCAP_full_release", "IEMOCAP_full_release_withoutVideos", "IEMOCAP")
+LENGTH_TOLERANCE = 0.01  # seconds; in the release a recording is as long as its label says within 0.1 ms
+SIX = {**LABEL_OF, "exc": "excited", "fru": "frustrated"}
+# Name of a subset -> its sentence, the label of each original one, and how the dialogs begin.
+SUBSETS = {
+    "four_classes": ("angry, happy (happy or excited), neutral, sad: 5531 utterances", LABEL_OF, ""),
+    "improvised": ("the four classes, improvised dialogs only: 2943 utterances", LABEL_OF, "impro"),
+    "scripted": ("the four classes, scripted dialogs only: 2588 utterances", LABEL_OF, "script"),
+    "excited_only": (
+        "angry, excited, neutral, sad",
+        {"ang": "angry", "exc": "excited", "neu": "neutral", "sad": "sad"},
+        "",
+    ),
+    "six_classes": ("angry, happy, excited, frustrated, neutral, sad", SIX, ""),
+}
 
 PUBLISHED_EMOTIONS = {"ang": 1103, "hap": 595, "exc": 1041, "neu": 1708, "sad": 1084}
 PUBLISHED_SESSIONS = {1: 1085, 2: 1023, 3: 1151, 4: 1031, 5: 1241}
@@ -109,7 +125,7 @@ def find_release(root: str | Path) -> Path:
         FileNotFoundError: If neither is there; tells what was expected and what was found.
     """
     root = Path(root).expanduser().absolute()
-    for folder in (root, root / "IEMOCAP_full_release"):
+    for folder in (root, *(root / name for name in RELEASE_FOLDERS)):
         if any(label_folder(folder, session).is_dir() for session in SESSIONS):
             return folder
     if root.is_dir():
@@ -180,7 +196,9 @@ FEATURES = Features(
         "emotion": Value("string"),
         "session": Value("int64"),
         "speaker": Value("string"),
+        "sex": Value("string"),
         "dialog": Value("string"),
+        "style": Value("string"),
         "utterance": Value("string"),
         "start": Value("float64"),
         "end": Value("float64"),
@@ -194,8 +212,8 @@ FEATURES = Features(
 _SHOWN = 3  # names in a message
 
 
-def load_iemocap(root: str | Path, *, info: CorpusInfo = IEMOCAP) -> Dataset:
-    """Read the four-class task of the literature: angry, happy (happy or excited), neutral, sad.
+def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: CorpusInfo = IEMOCAP) -> Dataset:
+    """Read the four-class task of the literature, angry, happy (happy or excited), neutral, sad, or another subset.
 
     Rows are sorted by session, dialog, and order in the label file. Audio is kept as a path and read when a row is
     looked at; times are in seconds; `speaker` is who speaks, which is not the letter in the dialog's name. Sessions
@@ -203,6 +221,7 @@ def load_iemocap(root: str | Path, *, info: CorpusInfo = IEMOCAP) -> Dataset:
 
     Args:
         root: The release's folder with `Session1` ... `Session5` in it, or its parent with `IEMOCAP_full_release`.
+        subset: A key of `SUBSETS`.
         info: What the corpus says of itself; another one for a corpus in the same layout.
 
     Returns:
@@ -217,24 +236,31 @@ def load_iemocap(root: str | Path, *, info: CorpusInfo = IEMOCAP) -> Dataset:
     if is_synthetic(root) != info.synthetic:
         found = "synthetic corpus" if is_synthetic(root) else "release of recorded speech"
         raise ValueError(f"root must hold {info.title}, but {root} holds a {found}; load_corpus finds out which it is")
+    if subset not in SUBSETS:
+        raise ValueError(f"subset must be one of {list(SUBSETS)}, got {subset!r}")
+    _, label_of, style = SUBSETS[subset]
     utterances: list[Utterance] = []
     errors: list[str] = []
     for session, path in label_files(root):
         read, bad_lines = read_label_file(path, root=root, session=session)
-        utterances += [utterance for utterance in read if utterance.emotion in LABEL_OF]
+        utterances += [one for one in read if one.emotion in label_of and one.dialog[7:].startswith(style)]
         errors += bad_lines
     if errors:
         more = f"\n... and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
         raise ValueError("\n".join(errors[:_SHOWN]) + more)
     if not utterances:
-        raise ValueError(f"{root} must hold utterances labelled {', '.join(LABEL_OF)}, got none")
+        raise ValueError(f"{root} must hold utterances labelled {', '.join(label_of)}, got none")
     _require_recordings(utterances)
     absent = sorted(set(SESSIONS) - {utterance.session for utterance in utterances})
     if absent:
         logger.warning("%s has no utterances of session %s", root, ", ".join(map(str, absent)))
-    rows = [_row(utterance) for utterance in utterances]
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    return Dataset.from_dict(columns, info=info.dataset_info(FEATURES))
+    names = sorted(set(label_of.values()))
+    rows = [_row(utterance, label=names.index(label_of[utterance.emotion])) for utterance in utterances]
+    features = Features({**FEATURES, "label": ClassLabel(names=names)})
+    told = info.dataset_info(features)
+    if subset != "four_classes":
+        told.description = f"{info.description.partition(':')[0].rstrip('.')}: {SUBSETS[subset][0]}."
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, info=told)
 
 
 def _require_recordings(utterances: list[Utterance]) -> None:
@@ -247,14 +273,16 @@ def _require_recordings(utterances: list[Utterance]) -> None:
         )
 
 
-def _row(utterance: Utterance) -> dict[str, Any]:
+def _row(utterance: Utterance, *, label: int) -> dict[str, Any]:
     return {
         "audio": str(utterance.wav),
-        "label": LABELS.index(LABEL_OF[utterance.emotion]),
+        "label": label,
         "emotion": utterance.emotion,
         "session": utterance.session,
         "speaker": utterance.speaker,
+        "sex": "female" if utterance.speaker.endswith("F") else "male",
         "dialog": utterance.dialog,
+        "style": "improvised" if utterance.dialog[7:].startswith("impro") else "scripted",
         "utterance": utterance.name,
         "start": utterance.start,
         "end": utterance.end,
@@ -301,8 +329,22 @@ def check_iemocap(root: str | Path) -> CorpusReport:
         report.counts[utterance.session][utterance.emotion] += 1
     report.passed_over = _count_passed_over(root)
     report.audio = listen({utterance.name: utterance.wav for utterance in used})
+    report.problems += _wrong_lengths(used, heard=report.audio)
     _judge(report)
     return report
+
+
+def _wrong_lengths(utterances: list[Utterance], *, heard: dict[str, list[str]]) -> list[str]:
+    """A problem for recordings that are not as long as their label says: cut, or another one."""
+    spoiled = {name for finding in PROBLEMS for name in heard.get(finding, ())}
+    wrong = []
+    for one in utterances:
+        if one.name not in spoiled and one.wav.is_file():
+            length = sf.info(one.wav).duration
+            if abs(length - (one.end - one.start)) > LENGTH_TOLERANCE:
+                wrong.append(f"{one.name} ({length:.2f} s for {one.end - one.start:.2f} s)")
+    shown = ", ".join(wrong[:_SHOWN]) + (", ..." if len(wrong) > _SHOWN else "")
+    return [f"{len(wrong)} recording(s) not as long as their label says: {shown}"] if wrong else []
 
 
 def _count_passed_over(root: Path) -> Counter[str]:
@@ -338,5 +380,6 @@ ENTRY = Corpus(
     is_here=partial(is_release, synthetic=False),
     read=load_iemocap,
     check=check_iemocap,
+    subsets={name: sentence for name, (sentence, *_) in SUBSETS.items()},
     protocol="leave one session out (five folds)",
 )

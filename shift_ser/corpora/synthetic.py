@@ -20,7 +20,7 @@ import soundfile as sf
 from tqdm.auto import tqdm
 
 from .corpus import Corpus, CorpusInfo
-from .iemocap import SYNTHETIC_MARKER, check_iemocap, is_release, load_iemocap
+from .iemocap import SUBSETS, SYNTHETIC_MARKER, check_iemocap, is_release, load_iemocap
 from .synthetic_speech import SAMPLING_RATE, SENTENCES, VOICES, Espeak, Expression, draw_expression, say
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ ENTRY = Corpus(
     is_here=partial(is_release, synthetic=True),
     read=partial(load_iemocap, info=SYNTHETIC),
     check=check_iemocap,
+    subsets={name: sentence.partition(":")[0] for name, (sentence, *_) in SUBSETS.items()},
     protocol="leave one session out (five folds)",
 )
 

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def write_labels(root, dialog, text, *, wavs=True):
     folder.mkdir(parents=True, exist_ok=True)
     for line in text.splitlines():
         if wavs and line.startswith("[") and line.count("\t") == 3:
-            sf.write(folder / f"{line.split()[3]}.wav", np.zeros(1600), 16000)
+            start, end = (float(number) for number in re.findall(r"[\d.]+", line)[:2])
+            sf.write(folder / f"{line.split()[3]}.wav", np.zeros(round(16000 * (end - start))), 16000)
 
 
 @pytest.fixture
@@ -69,13 +71,15 @@ def test_every_column_of_an_utterance(release):
     row = dataset[0]
     audio = row.pop("audio")
     assert audio["path"] == str(release / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M000.wav")
-    assert audio["sampling_rate"] == 16000 and audio["array"].shape == (1600,)
+    assert audio["sampling_rate"] == 16000 and audio["array"].shape == (31130,)
     assert row == {
         "label": 2,
         "emotion": "neu",
         "session": 1,
         "speaker": "Ses01M",
+        "sex": "male",
         "dialog": "Ses01F_impro01",
+        "style": "improvised",
         "utterance": "Ses01F_impro01_M000",
         "start": 6.2901,
         "end": 8.2357,
@@ -242,7 +246,7 @@ def test_what_is_treated_on_the_way_is_a_note(broken_corpus, samples, rate, mess
     root, paths = broken_corpus
     sf.write(paths[0], samples, rate)
     report = check_iemocap(root)
-    assert report.ok
+    assert len(report.problems) == 1 and "1 recording(s) not as long as their label says" in report.problems[0]
     assert report.notes[:-1] == ([f"1 recording(s) of {message}: Ses01F_impro01_F000"] if message else [])
 
 
@@ -262,3 +266,31 @@ def test_command_line(small_corpus, release, tmp_path):
     assert (good.exit_code, bad.exit_code, nowhere.exit_code) == (0, 1, 1)
     assert good.stdout.endswith("\nok\n") and "not ok: 1 problem(s)" in bad.stdout
     assert "there is nothing at" in nowhere.stderr
+
+
+def test_recordings_that_are_not_as_long_as_their_label_says_are_told(broken_corpus):
+    root, paths = broken_corpus
+    for path in paths[:20]:
+        samples, rate = sf.read(path)
+        sf.write(path, samples[: len(samples) // 2], rate)
+    report = check_iemocap(root)
+    assert not report.ok and report.problems[0].startswith(
+        "20 recording(s) not as long as their label says: Ses01F_impro"
+    )
+
+
+def test_named_subsets(release, small_corpus):
+    assert load_corpus(release, subset="improvised")["style"] == ["improvised"] * 2
+    assert load_corpus(release, subset="scripted")["utterance"] == ["Ses02M_script01_1_F000"]
+    excited = load_corpus(release, subset="excited_only")
+    assert excited.features["label"].names == ["angry", "excited", "neutral", "sad"] and len(excited) == 3
+    six = load_corpus(small_corpus, subset="six_classes")
+    assert len(six) == 60 and six.features["label"].names[3] == "happy" and "frustrated" in corpus_info(six).description
+    with pytest.raises(ValueError, match="subset must be one of"):
+        load_iemocap(release, subset="seven")
+
+
+@pytest.mark.parametrize("name", ["IEMOCAP", "IEMOCAP_full_release_withoutVideos"])
+def test_other_names_of_the_release_s_folder(release, name):
+    release.rename(release.with_name(name))
+    assert len(load_corpus(release.parent)) == 3
