@@ -17,6 +17,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 from ..corpora.table import pairs
 from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
 from ..recipes import find_encoder, find_recipe
+from .argument_checks import check_ignored, check_numbers, check_trackers
 from .optimization import SCHEDULES
 from .protocols import FOLD_UNITS, PROTOCOLS, VALIDATIONS
 
@@ -125,6 +126,10 @@ class DataArguments:
     encoder_dtype: Literal["float32", "float16", "bfloat16"] = _option("dtype that they are computed in", "float32")
     cache_convolutions: bool = _option("fine_tuning: keep what the frozen convolutions make of speech", False)
 
+    def __post_init__(self) -> None:
+        """Refuse lengths that are none."""
+        check_numbers(self)
+
     def corpus_options(self) -> dict[str, Any]:
         """What `load_corpus` is told beside the source.
 
@@ -166,6 +171,7 @@ class RunArguments(TrainingArguments):
     refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch", "ua")
+    do_train: bool = _option("fixed: evaluate_only is for scoring again", True)
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
     baseline: bool = _option("also score the majority class and logistic regression on the same folds", False)
@@ -191,6 +197,9 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Tie evaluation, saving and validation together as the protocol asks."""
         self._check()
+        check_numbers(self)
+        check_ignored(self)
+        check_trackers(self.report_to)
         self.eval_strategy = self.save_strategy = "epoch"
         self.load_best_model_at_end = False  # a run takes the selected epoch itself, also after its folder was moved
         self.metric_for_best_model = f"eval_validation_{self.selection_metric}" if self.selects else None
@@ -307,8 +316,14 @@ def _recipe_words(path: Path, known: set[str]) -> list[str]:
     """A recipe as command-line words, so that both are read by the same rules (in YAML, `1e-4` is a string)."""
     recipe = read_yaml(find_recipe(path), kind="recipe")
     refuse_unknown(recipe, known, where=f"recipe {str(path)!r}")
-    words = []
-    for key, value in recipe.items():
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        words += [f"--{key}", *map(str, values)] if value is not None else []
-    return words
+    return [word for key, value in recipe.items() if value is not None for word in _words(key, value, path)]
+
+
+def _words(key: str, value: Any, path: Path) -> list[str]:
+    """One entry of a recipe as words; a value never becomes a flag."""
+    if not isinstance(value, list):
+        return [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]
+    for item in value:
+        if str(item).startswith("-") and not isinstance(item, (int, float)):
+            raise ValueError(f"recipe {str(path)!r}: {key} must hold values, got the flag {item!r}")
+    return [f"--{key}", *map(str, value)]

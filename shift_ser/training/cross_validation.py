@@ -1,8 +1,11 @@
 """From a recipe to results: all folds of a corpus with all seeds, their table, models and figures."""
 
+import difflib
 import hashlib
+import itertools
 import json
 import logging
+import os
 import platform
 import shlex
 from collections.abc import Sequence
@@ -328,6 +331,43 @@ class CrossValidation:
         plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
         plot_reliability(self.results_dir / RELIABILITY, predictions, title=title)
         plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
+
+
+def cross_validate(
+    dataset: Dataset | str | os.PathLike, *, output_dir: str | os.PathLike, **options: Any
+) -> dict[str, Any]:
+    """Train and evaluate over the folds of a corpus; the same call goes on where it was stopped.
+
+    Args:
+        dataset: Columns `audio`, `label`, `speaker` and what else `load_corpus` knows, or where such a corpus lies.
+        output_dir: Folder of the run: results, and a saved model per fold.
+        **options: Anything that `shift-ser train` takes, such as `encoder`, `variant`, `num_train_epochs`. Without a
+            column `session`, `fold_unit` and `validation` are `"speaker"` unless they or a protocol are given.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If an option breaks its rule, or `output_dir` holds another run.
+        AllFoldsFailed: If no fold is done.
+    """
+    kinds = (ModelArguments, DataArguments, RunArguments)
+    names = [[field.name for field in fields(kind) if field.init] for kind in kinds]
+    for name in options:
+        if name not in itertools.chain(*names):
+            close = difflib.get_close_matches(name, itertools.chain(*names), n=1)
+            raise TypeError(f"there is no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    options["output_dir"] = os.fspath(output_dir)
+    if not isinstance(dataset, Dataset):
+        options["corpus"] = os.fspath(dataset)
+    elif "session" not in dataset.column_names and not options.keys() & {"protocol", "fold_unit", "validation"}:
+        options |= {"fold_unit": "speaker", "validation": "speaker"}
+    arguments = [
+        kind(**{name: options[name] for name in known if name in options})
+        for kind, known in zip(kinds, names, strict=True)
+    ]
+    return CrossValidation(*arguments, dataset=dataset if isinstance(dataset, Dataset) else None).run()
 
 
 def versions() -> dict[str, str]:

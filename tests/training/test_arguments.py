@@ -5,7 +5,16 @@ import pytest
 from transformers import HfArgumentParser
 
 from shift_ser import ShiftConfig
-from shift_ser.training.arguments import NOT_OPTIONS, ModelArguments, RunArguments, head_options, parse_arguments
+from shift_ser.training.argument_checks import RANGES, SCHEDULE_READS
+from shift_ser.training.arguments import (
+    NOT_OPTIONS,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    head_options,
+    parse_arguments,
+)
+from shift_ser.training.optimization import SCHEDULES
 
 
 @pytest.fixture
@@ -179,3 +188,56 @@ def test_a_layer_of_the_encoder_by_name_or_number(recipe, said, layer):
     assert model_args.encoder_layer == model_args.config_options()["encoder_layer"] == layer
     model_args, _, _ = parse_arguments([recipe(f"encoder_layer: {said}")])
     assert model_args.encoder_layer == layer
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"resume_from_checkpoint": "somewhere"}, {"eval_strategy": "steps"}, {"metric_for_best_model": "loss"},
+        {"do_train": False}, {"save_steps": 7}, {"load_best_model_at_end": True}, {"greater_is_better": False},
+        {"save_only_model": True}, {"hub_strategy": "end"}, {"label_names": ["labels"]},
+        {"schedule": "authors_cosine", "warmup_steps": 10},
+        {"schedule": "authors_finetuning", "lr_scheduler_type": "cosine"},
+        {"schedule": "authors_finetuning", "min_learning_rate": 1e-6}, {"warmup_epochs": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_run_would_ignore_is_refused(said):
+    name = list(said)[-1]
+    with pytest.raises(ValueError, match=f"{name} must be left out"):
+        RunArguments(use_cpu=True, **said)
+
+
+def test_what_a_run_does_anyway_may_be_said():
+    run = RunArguments(use_cpu=True, eval_strategy="epoch", save_strategy="epoch", do_train=True, do_eval=True)
+    assert run.eval_strategy == "epoch" and SCHEDULE_READS.keys() == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", [*RANGES, "max_steps"])
+def test_numbers_out_of_range_are_refused(name):
+    kind = DataArguments if name == "max_seconds" else RunArguments
+    for value in (-2, float("nan"), float("-inf")):
+        with pytest.raises(ValueError, match=rf"{name} must be (above|at least)|max_steps must be"):
+            kind(**{name: [value] if name in ("seeds", "folds") else value})
+
+
+ENDS = {"learning_rate": 0, "weight_decay": float("inf"), "adam_beta1": 1.0, "seed": 2**32, "max_steps": 0}
+
+
+@pytest.mark.parametrize("said", [{name: value} for name, value in ENDS.items()], ids=str)
+def test_the_ends_of_the_ranges(said):
+    with pytest.raises(ValueError, match=f"{next(iter(said))} must be"):
+        RunArguments(use_cpu=True, **said)
+    RunArguments(use_cpu=True, seed=0, weight_decay=0, label_smoothing_factor=0.0, per_device_train_batch_size=1)
+
+
+def test_a_tracker_that_is_not_there_is_told_at_once():
+    for name in ("no_such_tracker", "comet_ml"):
+        with pytest.raises(ValueError, match=f"report_to must name trackers that are installed, got '{name}'"):
+            RunArguments(use_cpu=True, report_to=name)
+
+
+def test_a_value_of_a_recipe_is_never_a_flag(recipe):
+    with pytest.raises(ValueError, match="folds must hold values, got the flag '--learning_rate'"):
+        parse_arguments([recipe("use_cpu: true\nfolds: [1, '--learning_rate', 9]\n")])
+    assert parse_arguments([recipe("use_cpu: true\ncorpus: --evaluate_only\n")])[1].corpus == "--evaluate_only"

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from transformers import AutoModel, AutoModelForAudioClassification, TrainerCallback, pipeline
 
+import shift_ser
 from shift_ser import ShiftConfig, ShiftFeatureExtractor
 from shift_ser.corpora.corpus import read_audio
 from shift_ser.evaluation import calibration, uncertainty
@@ -364,3 +366,19 @@ def test_without_a_validation_set_no_temperature_is_fitted(cross_validate, tmp_p
     assert results["folds"][0]["temperature"] is None and results["calibration"]["ece_after"] is None
     assert ShiftConfig.from_pretrained(tmp_path / "out" / "fold1").temperature is None
     assert "temperature" not in run.table(results)
+
+
+def test_cross_validate_takes_a_dataset_of_ones_own(small_corpus, encoder, tmp_path):
+    wavs = sorted(small_corpus.rglob("wav/*/Ses0[1-3]*.wav"))
+    rows = {
+        "audio": [str(wav) for wav in wavs],
+        "label": ["happy" if number % 2 else "sad" for number in range(len(wavs))],
+        "speaker": [wav.stem[:5] + wav.stem.rpartition("_")[2][0] for wav in wavs],
+    }
+    options = {"encoder": str(encoder), "num_train_epochs": 1, "cache_dir": str(tmp_path / "frames"), "folds": [1, 2]}
+    options |= {"use_cpu": True, "disable_tqdm": True}
+    results = shift_ser.cross_validate(Dataset.from_dict(rows), output_dir=tmp_path / "out", **options)
+    assert [fold["test_group"] for fold in results["folds"]] == ["speaker Ses01F", "speaker Ses01M"]
+    assert (tmp_path / "out" / "fold2" / "model.safetensors").exists()
+    with pytest.raises(TypeError, match="there is no option 'num_epochs'; did you mean 'num_train_epochs'"):
+        shift_ser.cross_validate(Dataset.from_dict(rows), output_dir=tmp_path, num_epochs=1)
