@@ -24,6 +24,7 @@ _LAZY = {
     "check_corpus": "corpora",
     "classify_recordings": "inference.predict",
     "compare": "evaluation.comparison",
+    "cross_validate": "training.cross_validation",
     "evaluate_predictions": "evaluation.predictions_report",
     "export_onnx": "hub.onnx",
     "load_classifier": "inference.predict",

@@ -137,6 +137,7 @@ def test_exports():
         "check_corpus",
         "classify_recordings",
         "compare",
+        "cross_validate",
         "evaluate_predictions",
         "export_onnx",
         "load_classifier",
