@@ -371,7 +371,7 @@ def test_a_panel_a_corpus_a_line_a_placement_and_proportions_as_fractions():
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1/16", "1/2"]
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"dashed: the same without a shift", "cnn, residual", "cnn, in_place", "lstm, no shift"} < set(told)
-    assert "intervals over speakers" in figure._suptitle.get_text()
+    assert "95 % confidence intervals over folds" in figure._suptitle.get_text()
     assert len(plot_mingling(groups, varied=["corpus"]).axes) == 6  # two panels and a colour bar in each row
 
 
