@@ -486,6 +486,6 @@ def test_a_corpus_of_speakers_alone_runs_to_scores(cross_validate, tmp_path, mon
     flags = ("--fold_unit", "speaker", "--validation", "speaker", "--folds", 2, "--num_train_epochs", 1)
     load = data.load_corpus
     dropped = ["session", "dialog"]
-    monkeypatch.setattr(data, "load_corpus", lambda *args: load(*args).remove_columns(dropped))
+    monkeypatch.setattr(data, "load_corpus", lambda *args, **options: load(*args, **options).remove_columns(dropped))
     result = cross_validate(tmp_path / "out", *flags).run()["folds"][0]
     assert (result["test_group"], result["validation_group"]) == ("speaker Ses01M", "speaker Ses02F")
