@@ -39,6 +39,7 @@ from .public import public_name, public_results
 
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
 FOLDERS = {"synthetic": "corpora/demo", "iemocap": DataArguments.corpus}  # where the README has them
+UNITS = {"fold_unit": "session", "validation": "session"}
 PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")
 
 
@@ -88,7 +89,7 @@ def untrained_card(variant: str, scenario: str) -> str:
         scenario: `feature_extraction` or `fine_tuning`.
     """
     settings = {"variant": variant, "scenario": scenario, "encoder": PUBLISHED_ENCODERS[scenario]}
-    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "fold_unit", "validation", "refit")}
+    settings |= {name: getattr(RunArguments, name) for name in ("protocol", "refit")} | UNITS
     settings["selection_metric"] = RunArguments.selection_metric
     corpus = CORPORA["iemocap"].info
     sections = [

@@ -164,8 +164,10 @@ class RunArguments(TrainingArguments):
         f"how the corpus is divided; {'; '.join(f'{name}: {entry.help}' for name, entry in PROTOCOLS.items())}",
         "test_blind",
     )
-    fold_unit: str = _option(f"who is left out and tests, one of {FOLD_UNITS}", "session")
-    validation: str = _option(f"who selects the epoch, one of {VALIDATIONS}", "session")
+    fold_unit: str | None = _option(
+        f"who is left out and tests, one of {FOLD_UNITS}; default: session if the corpus has sessions, else speaker"
+    )
+    validation: str | None = _option(f"who selects the epoch, one of {VALIDATIONS}; default: as fold_unit's")
     num_folds: int = _option("speaker_groups: number of groups", 5)
     allow_shared_speakers: bool = _option("given: take a division that has a speaker in two parts, and say so", False)
     refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
@@ -222,13 +224,14 @@ class RunArguments(TrainingArguments):
     def _check(self) -> None:
         choices = {
             "protocol": tuple(PROTOCOLS),
-            "fold_unit": FOLD_UNITS,
-            "validation": VALIDATIONS,
+            "fold_unit": (None, *FOLD_UNITS),
+            "validation": (None, *VALIDATIONS),
             "schedule": SCHEDULES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+                known = tuple(value for value in allowed if value is not None)
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         if self.push_to_hub and self.evaluate_only:
             raise ValueError("evaluate_only must be false with push_to_hub, which pushes what training left; got True")
         if self.refit and (not self.selects or self.max_steps > 0):

@@ -1,5 +1,6 @@
 """From a recipe to results: all folds of a corpus with all seeds, their table, models and figures."""
 
+import copy
 import difflib
 import hashlib
 import itertools
@@ -58,7 +59,7 @@ from .feature_cache import encoder_fingerprint
 from .fold import FoldRun
 from .fold_plan import check_plan, shared_sentences
 from .options import settings_words
-from .protocols import PlanOptions, plan_folds
+from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
 
@@ -99,20 +100,32 @@ class CrossValidation:
         *,
         dataset: Dataset | None = None,
     ) -> None:
-        self.model_args, self.data_args, self.run_args = model_args, data_args, run_args
+        self.model_args, self.data_args, self.run_args = model_args, data_args, copy.copy(run_args)
         self.output_dir = Path(run_args.output_dir)
         self.corpus = SpeechCorpus(model_args, data_args, dataset=dataset)
         model_args.check()
+        self._choose_units()
         self.plans = plan_folds(
             self.corpus.dataset,
             protocol=run_args.protocol,
-            **{field.name: getattr(run_args, field.name) for field in fields(PlanOptions)},
+            **{field.name: getattr(self.run_args, field.name) for field in fields(PlanOptions)},
         )
         known = [plan.fold for plan in self.plans]
         if not set(run_args.folds or []) <= set(known):
             raise ValueError(f"folds must be among {known}, got {run_args.folds}")
         self.fold_runs = self._fold_runs()
         self.failed: list[dict[str, Any]] = []
+
+    def _choose_units(self) -> None:
+        """Settle by the corpus who tests and who selects, where nobody said it, and tell."""
+        said = {name: getattr(self.run_args, name) for name in ("fold_unit", "validation")}
+        chosen = chosen_units(self.corpus.dataset, protocol=self.run_args.protocol, **said)
+        for name, value in chosen.items():
+            setattr(self.run_args, name, value)
+        if None in said.values() and "fold_unit" in PROTOCOLS[self.run_args.protocol].reads:
+            told = ", ".join(f"{name} {value}" for name, value in chosen.items() if said[name] is None)
+            count = len(set(self.corpus.dataset["speaker"]))
+            logger.info("chosen by what %s has (%d speakers): %s", self.corpus.info.title, count, told)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -341,8 +354,7 @@ def cross_validate(
     Args:
         dataset: Columns `audio`, `label`, `speaker` and what else `load_corpus` knows, or where such a corpus lies.
         output_dir: Folder of the run: results, and a saved model per fold.
-        **options: Anything that `shift-ser train` takes, such as `encoder`, `variant`, `num_train_epochs`. Without a
-            column `session`, `fold_unit` and `validation` are `"speaker"` unless they or a protocol are given.
+        **options: Anything that `shift-ser train` takes, such as `encoder`, `variant`, `num_train_epochs`.
 
     Returns:
         What `results.json` holds.
@@ -361,8 +373,6 @@ def cross_validate(
     options["output_dir"] = os.fspath(output_dir)
     if not isinstance(dataset, Dataset):
         options["corpus"] = os.fspath(dataset)
-    elif "session" not in dataset.column_names and not options.keys() & {"protocol", "fold_unit", "validation"}:
-        options |= {"fold_unit": "speaker", "validation": "speaker"}
     arguments = [
         kind(**{name: options[name] for name in known if name in options})
         for kind, known in zip(kinds, names, strict=True)

@@ -23,15 +23,15 @@ class PlanOptions:
     """What a protocol may be told.
 
     Attributes:
-        fold_unit: Who is left out and tests, one of `FOLD_UNITS`.
-        validation: Who selects the epoch, one of `VALIDATIONS`.
+        fold_unit: Who is left out and tests, one of `FOLD_UNITS`; `None` until the corpus has decided.
+        validation: Who selects the epoch, one of `VALIDATIONS`; `None` until the corpus has decided.
         seed: Draws a random validation set.
         num_folds: Number of speaker groups.
         allow_shared_speakers: Whether a given split may have a speaker or dialog in two parts.
     """
 
-    fold_unit: str = "session"
-    validation: str = "session"
+    fold_unit: str | None = None
+    validation: str | None = None
     seed: int = 0
     num_folds: int = 5
     allow_shared_speakers: bool = False
@@ -41,8 +41,8 @@ def plan_folds(
     dataset: Columns,
     *,
     protocol: str = "test_blind",
-    fold_unit: str = "session",
-    validation: str = "session",
+    fold_unit: str | None = None,
+    validation: str | None = None,
     seed: int = 0,
     num_folds: int = 5,
     allow_shared_speakers: bool = False,
@@ -57,11 +57,12 @@ def plan_folds(
         dataset: Columns `utterance` and `speaker`, and where there are any `session`, `dialog`, `fold` and `split`, one
             value a row.
         protocol: An entry of `PROTOCOLS`.
-        fold_unit: Who is left out and tested, a `"session"` or a `"speaker"`.
+        fold_unit: Who is left out and tested, a `"session"` or a `"speaker"`; by default what `chosen_units` says.
         validation: Who selects. `"session"`: the one after the test fold's (the first after the last). `"speaker"`:
             one speaker of that session, in turn from fold to fold; in a corpus without sessions the next speaker.
             `"random"`: a fifth of the remaining utterances, as in SUPERB, for comparison; train and validation then
-            share speakers and dialogs, and only the test part is held apart from both.
+            share speakers and dialogs, and only the test part is held apart from both. By default what `chosen_units`
+            says.
         seed: Which random fifth.
         num_folds: Number of speaker groups.
         allow_shared_speakers: With protocol `"given"`: take a split that has speakers or dialogs in two parts, and say
@@ -82,9 +83,10 @@ def plan_folds(
         >>> plan.test, plan.validation, plan.train
         (('a', 'b'), ('c',), ('d',))
     """
-    options = PlanOptions(fold_unit, validation, seed, num_folds, allow_shared_speakers)
-    entry = _check_options(protocol, options)
+    units = chosen_units(dataset, protocol=protocol, fold_unit=fold_unit, validation=validation)
+    options = PlanOptions(**units, seed=seed, num_folds=num_folds, allow_shared_speakers=allow_shared_speakers)
     rows = read_rows(dataset)
+    entry = _check_options(protocol, options, usual=chosen_units(dataset, protocol=protocol))
     columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
     plans = list(entry.plan(rows, options))
     for plan in plans:
@@ -94,7 +96,36 @@ def plan_folds(
     return plans
 
 
-def _check_options(protocol: str, options: PlanOptions) -> "FoldProtocol":
+def chosen_units(
+    dataset: Columns, *, protocol: str, fold_unit: str | None = None, validation: str | None = None
+) -> dict[str, str]:
+    """Who tests and who selects where nobody said it: sessions if the corpus has any, else speakers.
+
+    With the protocols `speaker_groups` and `given`, validation is by the next group or fold, which is what `"session"`
+    means there.
+
+    Args:
+        dataset: Columns as in `plan_folds`.
+        protocol: An entry of `PROTOCOLS`.
+        fold_unit: What was said; kept.
+        validation: What was said; kept.
+
+    Returns:
+        `fold_unit` and `validation`.
+
+    Example:
+        >>> chosen_units({"utterance": ["a"], "speaker": ["x"]}, protocol="test_blind", validation="random")
+        {'fold_unit': 'speaker', 'validation': 'random'}
+    """
+    names: Any = dataset
+    there = getattr(dataset, "column_names", None) or list(names)
+    has_sessions = "session" in there and any(session is not None for session in dataset["session"])
+    unit = "session" if has_sessions else "speaker"
+    grouped = protocol in PROTOCOLS and "fold_unit" not in PROTOCOLS[protocol].reads
+    return {"fold_unit": fold_unit or unit, "validation": validation or ("session" if grouped else unit)}
+
+
+def _check_options(protocol: str, options: PlanOptions, *, usual: Mapping[str, str]) -> "FoldProtocol":
     for name, value, allowed in (
         ("protocol", protocol, tuple(PROTOCOLS)),
         ("fold_unit", options.fold_unit, FOLD_UNITS),
@@ -105,7 +136,8 @@ def _check_options(protocol: str, options: PlanOptions) -> "FoldProtocol":
     entry = PROTOCOLS[protocol]
     for field in fields(PlanOptions):
         value = getattr(options, field.name)
-        if field.name != "seed" and field.name not in entry.reads and value != field.default:
+        default = usual.get(field.name, field.default)
+        if field.name != "seed" and field.name not in entry.reads and value != default:
             raise ValueError(f"{field.name} must be left out with protocol {protocol!r}: {entry.help}; got {value!r}")
     return entry
 
@@ -185,7 +217,7 @@ def _marked(plan: FoldPlan, rows: Iterable[Row]) -> FoldPlan:
 def _leave_one_out(
     rows: list[Row], options: PlanOptions, *, how: str | None, title: str = "session"
 ) -> Iterator[FoldPlan]:
-    unit = options.fold_unit if title == "session" else "session"
+    unit = (options.fold_unit if title == "session" else None) or "session"
     has_sessions = _check_sessions(rows, unit=unit, how=how, title=title)
     known = [row for row in rows if row.has_speaker]
     groups = sorted({(row.session if has_sessions else None, row.speaker if unit == "speaker" else None)
@@ -247,9 +279,10 @@ def _check_number(groups: list[Any], sessions: list[Any], *, title: str, unit: s
     needed = 3 if how is not None and how == unit and (unit == "session" or not sessions) else 2
     if len(found) < needed:
         units = ("sessions" if title == "session" else f"{title}s") if by_session else "speakers"
+        instead = "; validation 'random' or protocol 'authors' needs 2" if len(found) == needed - 1 == 2 else ""
         raise ValueError(
             f"protocol with fold_unit {unit!r} and validation {how!r} needs at least {needed} {units}, the dataset has"
-            f" {found}"
+            f" {found}{instead}"
         )
 
 

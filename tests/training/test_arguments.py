@@ -31,7 +31,7 @@ def test_defaults():
     model, data, run = parse_arguments(["--use_cpu"])
     assert (model.variant, model.scenario, data.max_seconds) == ("shiftformer", "feature_extraction", 7.5)
     assert (run.protocol, run.selection_metric, run.schedule) == ("test_blind", "ua", "transformers")
-    assert (run.fold_unit, run.validation, run.refit, run.all_seeds) == ("session", "session", False, [run.seed])
+    assert (run.fold_unit, run.validation, run.refit, run.all_seeds) == (None, None, False, [run.seed])
     assert run.selects and run.metric_for_best_model == "eval_validation_ua" and run.greater_is_better
     assert run.eval_strategy == run.save_strategy == "epoch"
     assert run.accelerator_config.split_batches and not run.remove_unused_columns and not run.dataloader_pin_memory

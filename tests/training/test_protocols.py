@@ -12,7 +12,7 @@ from shift_ser.hub.model_card import run_card
 from shift_ser.model.speech_input import log_once
 from shift_ser.training import data
 from shift_ser.training.fold_plan import FoldPlan, check_plan, shared_sentences
-from shift_ser.training.protocols import PROTOCOLS, FoldProtocol, plan_folds, protocol_text
+from shift_ser.training.protocols import PROTOCOLS, FoldProtocol, chosen_units, plan_folds, protocol_text
 
 COLUMNS = ("session", "speaker", "dialog", "utterance")
 WAYS = [
@@ -249,6 +249,18 @@ def test_where_dialogs_leave_nobody_to_train_it_is_said():
     assert len(plan_folds(corpus((1,)), protocol="authors", fold_unit="speaker")) == 2
 
 
+def test_sessions_decide_who_tests_where_nobody_said_it():
+    assert plan_folds(corpus()) == plan_folds(corpus(), fold_unit="session", validation="session")
+    untold = {**corpus(), "session": [None] * len(corpus()["utterance"])}
+    assert plan_folds({**untold, "dialog": untold["utterance"]})[0].test_group == "speaker Ses01F"
+    for name in ("speaker_groups", "given"):
+        assert chosen_units(by_speaker(), protocol=name)["validation"] == "session"  # the next group, the next fold
+    two = {"speaker": list("aaaaabbbbb"), "utterance": list("0123456789")}
+    with pytest.raises(ValueError, match=r"needs at least 3 speakers, .* validation 'random' or protocol 'authors'"):
+        plan_folds(two)
+    assert len(plan_folds(two, validation="random")) == len(plan_folds(two, protocol="authors")) == 2
+
+
 def test_utterance_names_must_be_unique():
     columns = corpus()
     columns["utterance"][7] = columns["utterance"][6]
@@ -356,7 +368,8 @@ def test_a_corpus_of_speakers_alone_needs_no_session_and_no_dialog():
         assert [len(part) for part in parts] == [4, 1, 1] and len(set.union(*parts)) == 6
     assert len(plan_folds(columns, protocol="authors", fold_unit="speaker")) == 6
     assert len(plan_folds(columns, fold_unit="speaker", validation="random")) == 6
-    for options in ({}, {"fold_unit": "speaker"}, {"validation": "speaker"}):
+    assert plan_folds(columns) == plans == plan_folds(columns, fold_unit="speaker")
+    for options in ({"fold_unit": "session"}, {"validation": "session"}):
         with pytest.raises(ValueError, match="'session' need a column `session`, which the dataset lacks"):
             plan_folds(columns, **options)
     with pytest.raises(ValueError, match=r"must have the column 'speaker', it has \['utterance'\]"):
@@ -482,10 +495,14 @@ def test_a_protocol_is_one_function_and_one_entry(cross_validate, tmp_path, monk
     assert "## Protocol\n\nSession 1 tests, 7.5 s of it." in run_card(results, model="m", figure=None)
 
 
-def test_a_corpus_of_speakers_alone_runs_to_scores(cross_validate, tmp_path, monkeypatch):
-    flags = ("--fold_unit", "speaker", "--validation", "speaker", "--folds", 2, "--num_train_epochs", 1)
+def test_a_corpus_of_speakers_alone_runs_to_scores(cross_validate, tmp_path, monkeypatch, caplog):
+    flags = ("--folds", 2, "--num_train_epochs", 1)
     load = data.load_corpus
     dropped = ["session", "dialog"]
     monkeypatch.setattr(data, "load_corpus", lambda *args, **options: load(*args, **options).remove_columns(dropped))
-    result = cross_validate(tmp_path / "out", *flags).run()["folds"][0]
+    with caplog.at_level("INFO"):
+        results = cross_validate(tmp_path / "out", *flags).run()
+    assert "(10 speakers): fold_unit speaker, validation speaker" in caplog.text
+    assert results["settings"]["fold_unit"] == results["settings"]["validation"] == "speaker"
+    (result,) = results["folds"]
     assert (result["test_group"], result["validation_group"]) == ("speaker Ses01M", "speaker Ses02F")
