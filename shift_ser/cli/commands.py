@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .group import MODEL, RUN, RUN_FILE, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
+from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
 from .training import run_training
 
 _WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -177,7 +177,7 @@ def evaluate(run: str, corpus: str | None) -> None:
     """
     from ..evaluation.predictions import Predictions
     from ..evaluation.predictions_report import evaluate_predictions, evaluation_text
-    from ..evaluation.run_folder import read_json
+    from ..evaluation.run_folder import RESULTS, TABLE, read_json
     from ..training.options import settings_words
 
     if Path(run).is_file():
@@ -185,9 +185,9 @@ def evaluate(run: str, corpus: str | None) -> None:
             raise click.UsageError("--corpus is for a run, not for a file of predictions")
         click.echo(evaluation_text(evaluate_predictions(Predictions.read(run))))
         return
-    results = read_json(Path(run) / RUN_FILE)
+    results = read_json(Path(run) / RESULTS)
     if corpus is None:
-        click.echo((Path(run) / "results.md").read_text(encoding="utf-8"), nl=False)
+        click.echo((Path(run) / TABLE).read_text(encoding="utf-8"), nl=False)
         if results["missing"]:
             raise Failed(f"{len(results['missing'])} folds are missing")
         return

@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 import click
 from huggingface_hub.errors import StrictDataclassError
 
+from ..evaluation.run_folder import RESULTS
+
 logger = logging.getLogger(__name__)
 
-RUN_FILE, MODEL_FILE = "results.json", "config.json"
+MODEL_FILE = "config.json"
 
 
 class Failed(click.ClickException):
@@ -83,8 +85,8 @@ class Folder(click.ParamType):
         yield from map(Path, difflib.get_close_matches(str(path), [str(each) for each in beside], n=1))
 
 
-RUN = Folder("the folder of a finished run", RUN_FILE)
-RUN_OR_CSV = Folder("the folder of a finished run or a CSV file of predictions", RUN_FILE, csv=True)
+RUN = Folder("the folder of a finished run", RESULTS)
+RUN_OR_CSV = Folder("the folder of a finished run or a CSV file of predictions", RESULTS, csv=True)
 MODEL = Folder("the folder of a saved model or a name on the Hub", MODEL_FILE, hub=True)
 
 

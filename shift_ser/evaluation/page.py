@@ -114,4 +114,6 @@ def _gap_text(gap: Mapping[str, Any] | None) -> str:
     if gap["interval"]:
         low, high = gap["interval"]
         text += f" (95% interval {100 * low:+.1f} to {100 * high:+.1f}, the two groups taken as given)"
-    return f"{text}."
+    return (
+        f"{text}. The two groups were chosen after the fact, for their scores: also groups that are alike have a gap."
+    )

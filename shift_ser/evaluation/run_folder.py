@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:  # the command line reads names here, without the packages of training
+    from matplotlib.figure import Figure
 
 # In the folder of a run
 SETTINGS = "run.json"  # what its results depend on; written first
@@ -30,6 +31,7 @@ CELL = "cell.json"  # in each cell's folder, written last
 STUDY_ROWS = "study.csv"
 STUDY_GROUPS = "summary.csv"
 STUDY_SUMMARY = "summary.md"
+STUDY_BASELINES = "baselines.json"
 
 
 def fold_folder(result: Mapping[str, Any], *, seeds: Sequence[int] | None) -> str:
@@ -68,7 +70,7 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def save_figure(path: str | Path, figure: Figure) -> None:
+def save_figure(path: str | Path, figure: "Figure") -> None:
     """Write a figure as PNG: the file is the old or the new one, never half of either."""
     with aside(path) as part:
         figure.savefig(part, format="png", dpi=150)

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
-from ..evaluation.run_folder import fold_folder, read_json, write_text
+from ..evaluation.run_folder import CONFUSION, RESULTS, fold_folder, read_json, write_text
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
 from .model_card_text import (
@@ -49,7 +49,7 @@ def run_card(
     model: str,
     of: Mapping[str, Any] | None = None,
     why: str = "",
-    figure: str | None = "confusion.png",
+    figure: str | None = CONFUSION,
 ) -> str:
     """The card of a run, or of the model of one of its folds.
 
@@ -291,10 +291,10 @@ def main(argv: list[str] | None = None) -> None:
         for variant in PUBLISHED_VARIANTS:
             name = repository_name({"variant": variant, "encoder": encoder}, corpus="iemocap")
             write_text(args.folder / f"{name}.md", untrained_card(variant, scenario))
-    if (args.demo / "results.json").exists():
+    if (args.demo / RESULTS).exists():
         figure = "shiftformer-demo-confusion.png"
-        shutil.copyfile(args.demo / "confusion.png", args.folder / figure)
-        card = run_card(read_json(args.demo / "results.json"), model="./runs/demo/fold1", figure=figure)
+        shutil.copyfile(args.demo / CONFUSION, args.folder / figure)
+        card = run_card(read_json(args.demo / RESULTS), model="./runs/demo/fold1", figure=figure)
         write_text(args.folder / "shiftformer-demo.md", card)
 
 

@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..corpora.corpus import CorpusInfo
-from ..evaluation.run_folder import fold_folder, read_json, write_json, write_text
+from ..evaluation.run_folder import CONFUSION, RESULTS, TABLE, fold_folder, read_json, write_json, write_text
 from ..training.arguments import RunArguments
 from .model_card import repository_name, results_text, run_card
 from .public import public_results
@@ -117,7 +117,7 @@ def push_to_hub(
         ValueError: If folds are missing, the Hub cannot be asked, or the name is none.
         PushError: If the upload fails; the run's folder is as it was.
     """
-    results = read_json(Path(output_dir) / "results.json")
+    results = read_json(Path(output_dir) / RESULTS)
     if results["missing"]:
         raise ValueError(f"output_dir must hold a finished run, got {len(results['missing'])} missing folds")
     named = Namespace(hub_model_id=repo_id, hub_token=token, hub_private_repo=private)
@@ -148,18 +148,18 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
         ValueError: If one of these is missing, or a link.
     """
     output_dir = Path(output_dir)
-    results = read_json(output_dir / "results.json")
+    results = read_json(output_dir / RESULTS)
     result, why = choose_fold(results)
     source = output_dir / fold_folder(result, seeds=results["settings"]["seeds"])
     folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
     public = public_results(results)
     try:
         part.mkdir()
-        for path in [*model_files(source), output_dir / "confusion.png"]:
+        for path in [*model_files(source), output_dir / CONFUSION]:
             shutil.copyfile(_own_file(path), part / path.name)
         write_text(part / "README.md", run_card(results, model=repo_id, of=result, why=why))
-        write_json(part / "results.json", public)
-        write_text(part / "results.md", results_text(public))
+        write_json(part / RESULTS, public)
+        write_text(part / TABLE, results_text(public))
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     finally:

@@ -1,5 +1,6 @@
 """The figures of a study: scores over proportion and over encoder layer, mingling over misalignment."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from .grid import fraction
 Group = Mapping[str, Any]
 
 SETTINGS = ("encoder", "encoder_layer", "corpus")  # what tells one panel from the next
-SHOWN = {"wa": "WA", "ua": "UA", "f1": "macro F1"}
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 PLACEMENT_COLORS = {"none": "#7f7f7f", "in_place": "#009E73", "residual": "#D55E00", "replace": "#0072B2"}
 HEAD_MARKERS = {"linear": "D", "cnn": "o", "lstm": "s", "transformer": "^"}
@@ -156,13 +156,14 @@ def _panels(
     title: str,
     width: float = 5.6,
 ) -> Figure:
-    """WA over UA, a column for each setting, one scale, one legend below."""
+    """WA over UA (one row where they are equal), a column for each setting, one scale, one legend below."""
     columns = _split(groups, settings)
-    figure = Figure(figsize=(max(7.5, width * len(columns)), 8), layout="constrained")
-    grid = figure.subplots(2, len(columns), squeeze=False, sharey=True)
+    metrics = {"ua": "WA = UA"} if _balanced(groups) else {"wa": "WA", "ua": "UA"}
+    figure = Figure(figsize=(max(7.5, width * len(columns)), 1.5 + 3.3 * len(metrics)), layout="constrained")
+    grid = figure.subplots(len(metrics), len(columns), squeeze=False, sharey=True)
     entries: dict[str, Any] = {}
     for column, (key, panel) in enumerate(columns.items()):
-        for axes, metric in zip(grid[:, column], ("wa", "ua"), strict=True):
+        for axes, (metric, name) in zip(grid[:, column], metrics.items(), strict=True):
             draw(axes, panel, metric)
             axes.axhline(
                 panel[0]["chance"][metric],
@@ -171,12 +172,19 @@ def _panels(
                 label="chance (WA: largest class, UA: 1 / classes)",
             )
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-            axes.set(ylabel=f"{SHOWN[metric]} (test folds)", title=_setting(key) if metric == "wa" else "")
+            axes.set(ylabel=f"{name} (test folds)", title=_setting(key) if axes is grid[0, column] else "")
             axes.grid(axis="y", alpha=0.25)
             entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(f"{title}\n{_bars(groups)}", fontsize=11)
     return figure
+
+
+def _balanced(groups: Sequence[Group]) -> bool:
+    """Whether WA and UA are the same everywhere, as in a corpus with as many utterances of each class in each fold."""
+    parts = [(group["wa"][name], group["ua"][name]) for group in groups for name in ("mean", "low", "high")]
+    chance = [(group["chance"]["wa"], group["chance"]["ua"]) for group in groups]
+    return all(wa == ua or (wa is not None and math.isclose(wa, ua, abs_tol=1e-9)) for wa, ua in parts + chance)
 
 
 def _bars(groups: Sequence[Group]) -> str:

@@ -35,7 +35,7 @@ FIXED = {
     "output_dir", "cache_dir", "folds", "evaluate_only", "push_to_hub", "hub_model_id", "hub_token", "hub_private_repo",
 }
 # fmt: on
-KEYS = ("base", "grid", "grids", "output_dir", "skip_impossible", "keep_models")
+KEYS = ("base", "grid", "grids", "output_dir", "skip_impossible", "keep_models", "baselines")
 SEEDS = {"seed", "seeds"}
 ALIASES = ("variant", "seeds")  # shown as head_type and seed
 OPTIONS = {field.name for kind in (ModelArguments, DataArguments, RunArguments) for field in fields(kind)} | {
@@ -63,6 +63,7 @@ class StudyPlan:
         impossible: Combinations that no run can be made of, each with the reason.
         varied: Options that the grid varies.
         keep_models: Whether the folds' weights stay once they are measured.
+        baselines: Whether the baselines are shown beside the heads.
     """
 
     output_dir: Path
@@ -71,6 +72,7 @@ class StudyPlan:
     impossible: list[str]
     varied: list[str]
     keep_models: bool
+    baselines: bool = True
 
 
 def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> StudyPlan:
@@ -81,7 +83,7 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
     beside `variant`; a proportion may be written `1/16`, and every seed is a run of its own. Paths are those of the
     current folder, as in a recipe. `skip_impossible: true` leaves out what no run can be made of, otherwise that is an
     error.
-    `keep_models: false` deletes the weights of folds that are measured.
+    `keep_models: false` deletes the weights of folds that are measured, `baselines: false` leaves out the baselines.
 
     What comes to the same model is one cell: with a proportion of 0, or one that moves no channel, every placement but
     `replace` (which leaves out the attention as well) is `none`.
@@ -131,7 +133,7 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
             for name in found[0].options
             if name in named and len({str(place.options[name]) for place in found}) > 1
         ],
-        keep_models=bool(study.get("keep_models", True)),
+        **{name: bool(study.get(name, True)) for name in ("keep_models", "baselines")},
     )
 
 

@@ -28,6 +28,7 @@ from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from ..training.arguments import parse_arguments
 from ..training.batching import DataCollatorForShift
 from ..training.cross_validation import CrossValidation
+from .baselines import add_baselines, baselines_of
 from .figures import draw_figures
 from .grid import StudyPlan, plan_study
 from .mingling import measure_blocks
@@ -85,6 +86,8 @@ def run_study(path: str | Path, *, output_dir: str | Path | None = None, jobs: i
     for number, (name, reason) in enumerate(_run_cells(plan, ready, jobs), 1):
         logger.info("cell %d of %d: %s %s", number, len(ready), name, reason or "is done")
         failed |= {name: reason} if reason else {}
+    if plan.baselines:
+        failed |= add_baselines(plan)
     return Study(plan, failed, _report(plan, failed, title=Path(path).stem))
 
 
@@ -221,7 +224,8 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
         write_text(folder / STUDY_ROWS, csv_text(rows))
         write_text(folder / STUDY_GROUPS, csv_text(groups))
         figures = draw_figures(folder, groups, varied=plan.varied)
-        parts += [group_table(groups, varied=plan.varied), _LEGEND]
+        baselines = baselines_of(folder, groups) if plan.baselines else []
+        parts += [group_table([*groups, *baselines], varied=plan.varied), _LEGEND]
         parts += [f"![{path.stem}]({path.name})" for path in figures]
         if found := sentences(folder, groups):
             parts += ["## What the numbers say", "\n".join(f"- {line}" for line in found), _CAUTION]
@@ -239,7 +243,7 @@ _LEGEND = (
     " predictions, over folds. *Optimism*: how many points of UA the best epoch on the test fold would"
     " add. *Mingling*: share of a block's sensitivity that comes from other frames than the output's own;"
     " *misalignment*: how far shortcut and branch have drifted apart (`studies.mingling`). `study.csv` has every"
-    " fold, `summary.csv` what the figures show."
+    " fold, `summary.csv` what the figures show. Rows without a placement are baselines on the same folds."
 )
 _CAUTION = (
     "The unit of intervals and tests is the fold, whose speakers share a model; seeds are averaged. p-values are"

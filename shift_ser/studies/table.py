@@ -157,11 +157,11 @@ def _percent(score: Mapping[str, Any]) -> str:
 
 def told(name: str, value: Any) -> str:
     """The value of an option as a table shows it."""
-    if name == "shift_proportion":
+    if name == "shift_proportion" and value is not None:
         return fraction(value)
     if isinstance(value, list):
         return "+".join(map(str, value)) or "-"
-    if name in ("corpus", "encoder"):
+    if name in ("corpus", "encoder") and value is not None:
         return Path(value).name
     return "-" if value is None else str(value)
 

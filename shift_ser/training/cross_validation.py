@@ -21,7 +21,6 @@ from datasets import Dataset
 from transformers import AutoModel
 
 from ..corpora.corpus import SAMPLING_RATE
-from ..evaluation.baseline import FRAMES, STATISTICS, baseline_scores, frame_statistics, utterance_statistics
 from ..evaluation.calibration import describe as describe_calibration
 from ..evaluation.groups import duration_groups
 from ..evaluation.page import report_page
@@ -54,6 +53,7 @@ from ..evaluation.run_folder import (
 )
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from .arguments import DataArguments, ModelArguments, RunArguments
+from .baselines import run_baselines
 from .data import SpeechCorpus
 from .feature_cache import encoder_fingerprint
 from .fold import FoldRun
@@ -282,7 +282,7 @@ class CrossValidation:
             "missing": missing,
         }
         if self.run_args.baseline:
-            report["baselines"] = self._baselines()
+            report["baselines"] = self.baselines()
         if self.run_args.process_index == 0:
             predictions.write(self.results_dir / PREDICTIONS)
             write_json(self.results_dir / RESULTS, report)
@@ -303,30 +303,20 @@ class CrossValidation:
             parts.append(of_fold.with_columns(temperature=float("nan") if told is None else told))
         return Predictions.pooled(parts)
 
-    def _baselines(self) -> list[dict[str, Any]]:
-        """Scores of the baselines on all folds, trained on the training sets alone; the encoder's only if frozen."""
-        audio = zip(self.corpus.dataset["utterance"], self.corpus.dataset["audio"], strict=True)
-        longest = self.data_args.max_seconds
-        said = {}
-        for name, sound in audio:
-            rate = sound["sampling_rate"]
-            said[name] = utterance_statistics(sound["array"][: round(longest * rate)], sampling_rate=rate)
-        features = {STATISTICS: said}
-        if self.model_args.scenario == "feature_extraction":
-            if self.corpus.cache is None:  # all folds were done before
-                self.fold_runs[0].take_encoder(self.fold_runs[0].new_model())
-            cache = self.corpus.cache
-            assert cache is not None  # take_encoder has filled or opened it
-            features[FRAMES] = {name: frame_statistics(cache.frames(name).float().numpy()) for name in said}
-        folds = [{"train": plan.train, "test": plan.test} for plan in self.plans]
-        return baseline_scores(features, labels=self.corpus.label_of, folds=folds)
+    def baselines(self, *, folds: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Scores of the baselines on the same folds (default: all), see `run_baselines`; of frames only if frozen."""
+        frozen = self.model_args.scenario == "feature_extraction"
+        if frozen and self.corpus.cache is None:  # all folds were done before
+            self.fold_runs[0].take_encoder(self.fold_runs[0].new_model())
+        plans = [plan for plan in self.plans if folds is None or plan.fold in folds]
+        return run_baselines(self.corpus, plans, frames=frozen)
 
     def _page(self, report: dict[str, Any], predictions: Predictions) -> str:
         """The run as one HTML page, with scores by speaker, length, and what the corpus tells of its utterances."""
         names = self.corpus.dataset["utterance"]
         lengths = {name: recording.num_samples / SAMPLING_RATE for name, recording in self.corpus.recordings.items()}
         groups: dict[str, dict[str, Any]] = {"length": duration_groups(lengths)}
-        for column in ("speaker", "sex", "language"):
+        for column in ("speaker", "sex", "style", "language"):
             if column in self.corpus.dataset.column_names:
                 groups[column] = dict(zip(names, self.corpus.dataset[column], strict=True))
         return report_page(

@@ -17,7 +17,16 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from shift_ser.cli.training import same_command
 from shift_ser.evaluation.report import summarise
-from shift_ser.evaluation.run_folder import read_json, write_json
+from shift_ser.evaluation.run_folder import (
+    FOLD_RESULT,
+    PLANS,
+    PREDICTIONS,
+    REPORT,
+    SETTINGS,
+    VALIDATION_PREDICTIONS,
+    read_json,
+    write_json,
+)
 from shift_ser.hub import push as hub_module
 from shift_ser.hub.push import HubRepository, PushError, choose_fold, stage_upload
 from shift_ser.training.arguments import RunArguments
@@ -70,12 +79,9 @@ def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs
     url = repository(hub, finished, hub_model_id="org/model").push(run_dir)
     assert url == f"{hub.url}/org/model"
     files = hub.files["org/model"]
-    assert set(files) >= UPLOADED and not {
-        "predictions.csv",
-        "validation_predictions.csv",
-        "result.json",
-        "run.json",
-    } & set(files)
+    kept = {REPORT, PREDICTIONS, PLANS, SETTINGS}  # they name utterances of the corpus, or lie beside the results
+    assert kept < set(before) and set(files) >= UPLOADED
+    assert not {*kept, VALIDATION_PREDICTIONS, FOLD_RESULT} & {Path(name).name for name in files}
     code = set(files) - UPLOADED
     assert all(name.endswith(".py") for name in code)
     assert contents(run_dir / "hub") == files

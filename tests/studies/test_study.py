@@ -253,6 +253,11 @@ def test_the_summary_says_what_the_numbers_say(studied):
         assert group["chance"]["ua"] == 0.25 <= group["chance"]["wa"] < 1
     assert study.summary == (folder / "summary.md").read_text(encoding="utf-8")
     assert group_table(groups, varied=plan.varied) in study.summary and "Synthetic corpus" in study.summary
+    rows = [row for rows in read_json(folder / "baselines.json").values() for row in rows]
+    assert len(rows) == 3  # computed once, for three cells
+    for row in rows:
+        (line,) = [line for line in study.summary.splitlines() if line.startswith(f"| {row['name']} | - | - | 2 |")]
+        assert f" {100 * row['ua']['mean']:.1f} ± " in line
     refused = "proportion 1/4 alone; it cannot be compared with no shift: runs must have enough speakers to be compared"
     assert study.summary.count(f"{refused}, got 4 speakers") == 2
     assert len((folder / "summary.csv").read_text(encoding="utf-8").splitlines()) == 5
@@ -380,6 +385,12 @@ def test_layers_in_their_order_from_local_features_to_the_last_frames():
     axes = plot_layers(groups, varied=["encoder_layer"]).axes
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["local", "0", "3", "last"]
     assert [axes[1].get_ylabel(), len(axes)] == ["UA (test folds)", 2]
+
+
+def test_where_wa_and_ua_are_equal_they_share_a_panel():
+    groups = [make_group(shift_proportion=value, chance={"wa": 0.25, "ua": 0.25}) for value in (0.25, 0.5)]
+    figure = plot_proportion(groups, varied=["shift_proportion"])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["WA = UA (test folds)"]
 
 
 def test_a_figure_of_what_no_longer_varies_is_not_left_behind(tmp_path):

@@ -1,0 +1,33 @@
+"""The baselines of a run: the same corpus, the same folds, and no head."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..evaluation.baseline import FRAMES, STATISTICS, baseline_scores, frame_statistics, utterance_statistics
+from .data import SpeechCorpus
+from .fold_plan import FoldPlan
+
+
+def run_baselines(corpus: SpeechCorpus, plans: Iterable[FoldPlan], *, frames: bool) -> list[dict[str, Any]]:
+    """Scores of the baselines, trained on the training sets alone.
+
+    Args:
+        corpus: The run's corpus.
+        plans: The folds.
+        frames: Whether there is a baseline of the encoder's frames; the corpus must have its cache then.
+
+    Returns:
+        What `baseline_scores` returns.
+    """
+    said = {}
+    for name, sound in zip(corpus.dataset["utterance"], corpus.dataset["audio"], strict=True):
+        rate = sound["sampling_rate"]
+        samples = sound["array"][: round(corpus.data_args.max_seconds * rate)]
+        said[name] = utterance_statistics(samples, sampling_rate=rate)
+    features = {STATISTICS: said}
+    if frames:
+        cache = corpus.cache
+        assert cache is not None  # the caller has filled or opened it
+        features[FRAMES] = {name: frame_statistics(cache.frames(name).float().numpy()) for name in said}
+    folds = [{"train": plan.train, "test": plan.test} for plan in plans]
+    return baseline_scores(features, labels=corpus.label_of, folds=folds)
