@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from conftest import speech_batch, tiny_model
 
 from shift_ser.cli import cli
+from shift_ser.model import heads
 from shift_ser.recipes import find_recipe, find_study
 
 ROOT = Path(__file__).parents[1]
@@ -43,3 +45,14 @@ def test_the_python_of_the_readme_runs(finished, tmp_path, monkeypatch, capsys):
     (program,) = blocks(ROOT / "README.md", "python")
     exec(program, {})
     assert capsys.readouterr().out.startswith("speech.wav ")
+
+
+def test_the_head_of_the_page_on_extending_is_one(capsys):
+    known = dict(heads.HEADS)
+    (program,) = blocks(ROOT / "docs" / "extend.md", "python")
+    try:
+        exec(program, {})
+        padded = tiny_model("shiftgated")(*speech_batch((4000, 2500))).logits
+    finally:
+        heads.HEADS.pop("gated", None)
+    assert capsys.readouterr().out == "[0, 1]\n" and padded.shape == (2, 4) and known == heads.HEADS

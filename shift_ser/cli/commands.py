@@ -324,10 +324,10 @@ def convert(checkpoint: str, output_dir: str, labels: str | None, **options: Any
     Example:  shift-ser convert shiftformer1.pth converted --variant shiftformer
     """
     from ..hub.convert_original_checkpoint import ORIGINAL_LABELS, convert_checkpoint
-    from ..model.configuration_shift_ser import VARIANTS
+    from ..model.heads import variants
 
-    if options["variant"] not in VARIANTS:
-        message = f"--variant {options['variant']!r} is not known; {hint(options['variant'], sorted(VARIANTS))}"
+    if options["variant"] not in variants():
+        message = f"--variant {options['variant']!r} is not known; {hint(options['variant'], sorted(variants()))}"
         raise click.UsageError(message)
     names = tuple(labels.split(",")) if labels else ORIGINAL_LABELS
     convert_checkpoint(checkpoint, output_dir=output_dir, labels=names, **options)

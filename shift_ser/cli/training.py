@@ -68,7 +68,7 @@ def _finish(run: Any, results: dict[str, Any], hub: Any, again: str) -> None:
 
 def parse_words(words: Sequence[str]) -> Any:
     """The arguments of a run; what is mistyped is a usage error."""
-    from ..model.configuration_shift_ser import VARIANTS
+    from ..model.heads import variants
     from ..training.arguments import parse_arguments
 
     try:
@@ -76,8 +76,8 @@ def parse_words(words: Sequence[str]) -> Any:
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
     variant, encoder = arguments[0].variant, arguments[0].encoder_path
-    if variant not in VARIANTS:
-        raise click.UsageError(f"--variant {variant!r} is not known; {hint(variant, sorted(VARIANTS))}")
+    if variant not in variants():
+        raise click.UsageError(f"--variant {variant!r} is not known; {hint(variant, sorted(variants()))}")
     try:
         MODEL.convert(encoder, None, None)
     except click.BadParameter as error:

@@ -25,7 +25,7 @@ from . import (
     tess,
     urdu,
 )
-from .check import CorpusReport
+from .check import CorpusReport, check_dataset
 from .corpus import BUILDER, SPEAKERS_UNKNOWN, Corpus, CorpusInfo
 from .table import TABLES, is_hub_name, load_table, relabel
 
@@ -121,7 +121,9 @@ def check_corpus(name: str | None, folder: str | os.PathLike) -> CorpusReport:
     entry = CORPORA[name] if name else find_corpus(folder)
     if entry is None:
         raise FileNotFoundError(f"folder must hold one of {', '.join(CORPORA)}; {str(folder)!r} has none's layout")
-    return entry.check(Path(folder))
+    if entry.check is not None:
+        return entry.check(Path(folder))
+    return check_dataset(entry.read(Path(folder)), title=entry.info.title, root=Path(folder))
 
 
 def corpus_info(dataset: Dataset) -> CorpusInfo:

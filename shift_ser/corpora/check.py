@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import soundfile as sf
+from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
 from ..model.audio_container import what_is_missing
@@ -28,7 +29,8 @@ class CorpusReport:
         root: Folder that was looked at.
         unit: What utterances are counted by, such as `session`.
         published_units: Utterances of each unit in the published task; its keys are the units that have to be there.
-        published_labels: Utterances of each original label in the published task, in the order of the table.
+        published_labels: Utterances of each original label in the published task, in the order of the table; empty if
+            nothing is published.
         counts: Utterances per unit and original label (those that are used).
         skipped: Utterances per original label that is not used.
         passed_over: Files and folders that are not read, and how many.
@@ -61,20 +63,39 @@ class CorpusReport:
 
     def __str__(self) -> str:
         """Readable table: counts beside the published ones, what was skipped, problems and notes."""
-        columns = list(self.published_labels)
-        rows: list[tuple[object, ...]] = [(self.unit, *columns, "used", "published")]
+        columns = list(self.published_labels or self.labels)
+        total = sum(self.published_units.values())
+        rows: list[tuple[object, ...]] = [(self.unit, *columns, "used", "published" if total else "")]
         for unit, published in self.published_units.items():
             found = self.counts.get(unit, Counter())
             rows.append((unit, *(found[key] for key in columns), found.total(), published))
-        found, total = self.labels, sum(self.published_units.values())
-        rows.append(("all", *(found[key] for key in columns), found.total(), total))
-        rows.append(("published", *self.published_labels.values(), total, ""))
+        found = self.labels
+        rows.append(("all", *(found[key] for key in columns), found.total(), total or ""))
+        if total:
+            rows.append(("published", *self.published_labels.values(), total, ""))
         lines = [f"{self.title} in {self.root}"] + ["".join(f"{cell:>10}" for cell in row) for row in rows]
         lines.append(f"skipped labels: {_listed(self.skipped)}")
         lines.append(f"passed over: {_listed(self.passed_over)}")
         lines += [f"note: {note}" for note in self.notes] + [f"PROBLEM: {problem}" for problem in self.problems]
         lines.append("ok" if self.ok else f"not ok: {len(self.problems)} problem(s)")
         return "\n".join(lines)
+
+
+def check_dataset(dataset: Dataset, *, title: str, root: Path) -> CorpusReport:
+    """Count what was read of a corpus, and read every recording.
+
+    Args:
+        dataset: With columns `audio`, `label` and `utterance`.
+        title: Name of the corpus.
+        root: Folder that it was read from.
+    """
+    names = dataset.features["label"].names
+    counts = Counter(names[label] for label in dataset["label"])
+    report = CorpusReport(title, root, unit="corpus", published_units={}, published_labels={}, counts={"": counts})
+    paths = dataset.cast_column("audio", Value("string"))["audio"]
+    report.audio = listen(dict(zip(dataset["utterance"], map(Path, paths), strict=True)))
+    judge_recordings(report)
+    return report
 
 
 def listen(recordings: Mapping[str, Path]) -> dict[str, list[str]]:

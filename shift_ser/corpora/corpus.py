@@ -95,7 +95,7 @@ class Corpus:
         info: What it says of itself.
         is_here: Whether a folder holds it, or has it as a sub-folder.
         read: Makes a `datasets.Dataset` of a folder; takes the keyword `subset`, a key of `subsets`.
-        check: Looks a copy over.
+        check: Looks a copy over; None: what `read` gives is counted, and every recording read.
         subsets: What can be read of it, by name, with a sentence each; the first is the default.
         protocol: How it is usually divided into folds, for the documentation.
     """
@@ -103,7 +103,7 @@ class Corpus:
     info: CorpusInfo
     is_here: Callable[[Path], bool]
     read: Callable[..., Dataset]
-    check: Callable[[Path], CorpusReport]
+    check: Callable[[Path], CorpusReport] | None = None
     subsets: Mapping[str, str] = field(default_factory=dict)
     protocol: str = ""
 

@@ -19,6 +19,7 @@ from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
 from ..evaluation.run_folder import CONFUSION, RESULTS, fold_folder, read_json, write_text
+from ..model.heads import variants
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
 from .model_card_text import (
@@ -26,7 +27,6 @@ from .model_card_text import (
     CITATION,
     DATA,
     EPOCHS,
-    HEADS,
     INTENDED,
     LIMITS,
     MISUSE,
@@ -40,7 +40,7 @@ from .public import public_name, public_results
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
 FOLDERS = {"synthetic": "corpora/demo", "iemocap": DataArguments.corpus}  # where the README has them
 UNITS = {"fold_unit": "session", "validation": "session"}
-PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")
+PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")  # the paper's models; a head of one's own is not one
 
 
 def run_card(
@@ -212,16 +212,16 @@ def split_hash(results: Mapping[str, Any]) -> str:
 
 
 def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
-    head, description = HEADS[settings["variant"]]
+    variant = variants()[settings["variant"]][1]
     family = repository_name(settings, corpus=corpus.name).split("-")[1]
     encoder = public_name(settings["encoder"])
-    told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=head, description=description)
+    told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=variant.title, description=variant.description)
     speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
     note = (
         corpus.labels_note or f"An utterance gets one of the labels of the corpus ({corpus.description.rstrip('.')})."
     )
     note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
-    return [f"# {head} on {family}, {speech}", f"{told}\n\n{note}"]
+    return [f"# {variant.title} on {family}, {speech}", f"{told}\n\n{note}"]
 
 
 def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:

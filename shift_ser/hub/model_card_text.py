@@ -1,15 +1,5 @@
-"""The prose of model cards: what holds for every model, by scenario and protocol; each corpus brings its own."""
+"""The prose of model cards: what holds for every model, by scenario and protocol; heads and corpora bring their own."""
 
-_SHIFT = "At every step of time a share of the channels is taken from a neighbouring frame"
-HEADS = {
-    "linear": ("Linear head", "the masked mean over frames and a linear layer"),
-    "cnn": ("CNN", "two ConvNeXt blocks over time, without a shift"),
-    "shiftcnn": ("ShiftCNN", f"two ConvNeXt blocks over time, the second with a shifted shortcut. {_SHIFT}"),
-    "lstm": ("LSTM", "one bidirectional LSTM layer, without a shift"),
-    "shiftlstm": ("ShiftLSTM", f"one bidirectional LSTM layer that reads shifted frames. {_SHIFT}"),
-    "transformer": ("Transformer", "two transformer blocks with relative positions, without a shift"),
-    "shiftformer": ("Shiftformer", f"two transformer blocks in which a shift stands instead of attention. {_SHIFT}"),
-}
 SCENARIOS = {
     "feature_extraction": "Speech emotion recognition with `{encoder}`, frozen, under a {head} head: {description}.",
     "fine_tuning": (

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .encoders import ENCODERS, FEATURE_PROJECTION, check_encoder_config
+from .heads import HEADS, placements, variants
 from .temporal_shift import check_shift
 
 __version__ = "0.1.0"  # of the package: here, since this file travels with models and the package's own does not
@@ -116,28 +117,14 @@ class SavedConfig(PreTrainedConfig):
             )
 
 
-# Which placements of the shift a head knows, the published one first, and the published settings beside it.
-ALLOWED_PLACEMENTS = {
-    "linear": ("none",),
-    "cnn": ("residual", "in_place", "none"),
-    "lstm": ("in_place", "none"),
-    "transformer": ("replace", "residual", "in_place", "none"),
-}
-PUBLISHED = {
-    "linear": {"num_head_layers": 0, "shift_proportion": 0.25, "shift_direction": "forward"},
-    "cnn": {"num_head_layers": 2, "shift_proportion": 1 / 16, "shift_direction": "forward"},
-    "lstm": {"num_head_layers": 1, "shift_proportion": 1 / 4, "shift_direction": "forward"},
-    "transformer": {"num_head_layers": 2, "shift_proportion": 1 / 4, "shift_direction": "bidirectional"},
-}
-VARIANTS = {
-    "linear": {"head_type": "linear"},
-    "cnn": {"head_type": "cnn", "shift_placement": "none"},
-    "shiftcnn": {"head_type": "cnn", "shift_placement": "residual"},
-    "lstm": {"head_type": "lstm", "shift_placement": "none"},
-    "shiftlstm": {"head_type": "lstm", "shift_placement": "in_place"},
-    "transformer": {"head_type": "transformer", "shift_placement": "none"},
-    "shiftformer": {"head_type": "transformer", "shift_placement": "replace"},
-}
+def _head_type_is_known(value: str) -> None:
+    if value not in HEADS:
+        raise ValueError(f"head_type must be one of {tuple(HEADS)}, got {value!r}")
+
+
+def _placement_is_known(value: str | None) -> None:
+    if value is not None and value not in placements():
+        raise ValueError(f"shift_placement must be one of {placements()}, got {value!r}")
 
 
 @strict
@@ -149,7 +136,7 @@ class ShiftConfig(SavedConfig):
 
     Args:
         encoder_config: Configuration, or its dict, of any wav2vec2-like encoder of `AutoModel`. Default: HuBERT base.
-        head_type: `linear`, `cnn`, `lstm` or `transformer`.
+        head_type: `linear`, `cnn`, `lstm` or `transformer`: a key of `HEADS`.
         shift_placement: Where in a block the shift sits. `none`; `in_place`: the block's whole input is shifted;
             `residual`: only the shortcut around convolution or attention is; `replace`: the shift stands instead of
             attention, its shortcut and its norm. `linear` takes only `none`, `cnn` all but `replace`, `lstm` only
@@ -206,8 +193,8 @@ class ShiftConfig(SavedConfig):
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="hubert")}
 
     encoder_config: dict | PreTrainedConfig | None = None
-    head_type: Literal["linear", "cnn", "lstm", "transformer"] = "transformer"
-    shift_placement: Literal["none", "in_place", "residual", "replace"] | None = None
+    head_type: str = validated_field(_head_type_is_known, default="transformer")
+    shift_placement: str | None = validated_field(_placement_is_known, default=None)
     shift_proportion: float | int | None = None
     shift_direction: Literal["forward", "bidirectional"] | None = None
     shift_stride: int = 1
@@ -249,15 +236,25 @@ class ShiftConfig(SavedConfig):
             self.encoder_config.apply_spec_augment = False
         if self.mask_feature_length is None:
             self.mask_feature_length = 64 if self.hidden_size > 64 else max(1, self.hidden_size // 12)
+        self._take_published()
+        super().__post_init__(**kwargs)
+
+    def _take_published(self) -> None:
+        """Give what was left open the values of the head's entry in `HEADS`."""
+        head = HEADS[self.head_type]
         if self.shift_placement is None:
-            self.shift_placement = ALLOWED_PLACEMENTS.get(self.head_type, ("none",))[0]
-        for name, value in PUBLISHED.get(self.head_type, {}).items():
-            if getattr(self, name) is None:
+            self.shift_placement = head.placements[0]
+        for name, value in head.published.items():
+            if getattr(type(self), name, None) is not None:
+                raise ValueError(
+                    f"published settings of the head {self.head_type!r} must be options that are None by default,"
+                    f" got {name!r}"
+                )
+            if getattr(self, name, None) is None:
                 setattr(self, name, value)
         if self.shift_layers is None and isinstance(self.num_head_layers, int):
             blocks = list(range(self.num_head_layers))
-            self.shift_layers = blocks[-1:] if self.head_type == "cnn" else blocks
-        super().__post_init__(**kwargs)
+            self.shift_layers = blocks[-1:] if head.shifted == "last" else blocks
 
     @classmethod
     def _refuse_misspelt(cls, names: Iterable[str]) -> None:
@@ -273,11 +270,13 @@ class ShiftConfig(SavedConfig):
         `linear` (masked mean and a linear layer) is there as the floor. Further `options` replace single settings.
 
         Raises:
-            ValueError: If there is no variant of that name.
+            ValueError: If no head of `HEADS` has a variant of that name.
         """
-        if name not in VARIANTS:
-            raise ValueError(f"name must be one of {sorted(VARIANTS)}, got {name!r}")
-        return cls(**{**VARIANTS[name], **options})
+        known = variants()
+        if name not in known:
+            raise ValueError(f"name must be one of {sorted(known)}, got {name!r}")
+        head_type, variant = known[name]
+        return cls(**{"head_type": head_type, "shift_placement": variant.placement, **options})
 
     @property
     def hidden_size(self) -> int:
@@ -307,7 +306,7 @@ class ShiftConfig(SavedConfig):
     @property
     def attention_layers(self) -> list[int]:
         """Indices of the blocks that hold attention."""
-        if self.head_type != "transformer":
+        if not HEADS[self.head_type].has_attention:
             return []
         replaced = self.shift_layers if self.shift_placement == "replace" else []
         return [layer for layer in range(self.num_head_layers) if layer not in replaced]
@@ -335,7 +334,7 @@ class ShiftConfig(SavedConfig):
 
     def validate_shift(self) -> None:
         """The shift must be one, and one that the head type knows."""
-        allowed = ALLOWED_PLACEMENTS[self.head_type]
+        allowed = HEADS[self.head_type].placements
         if self.shift_placement not in allowed:
             raise ValueError(
                 f"shift_placement of head_type={self.head_type!r} must be one of {allowed},"
@@ -359,9 +358,9 @@ class ShiftConfig(SavedConfig):
 
     def validate_head(self) -> None:
         """The blocks must fit the encoder's frames."""
-        least = 0 if self.head_type == "linear" else 1
-        if self.num_head_layers < least or (self.head_type == "linear" and self.num_head_layers != 0):
-            rule = "0" if self.head_type == "linear" else "at least 1"
+        head = HEADS[self.head_type]
+        if self.num_head_layers < head.least_blocks or (head.block is None and self.num_head_layers != 0):
+            rule = "0" if head.block is None else f"at least {head.least_blocks}"
             raise ValueError(f"num_head_layers of {self.head_type!r} must be {rule}, got {self.num_head_layers}")
         if self.conv_kernel_size < 1 or self.conv_kernel_size % 2 == 0:
             raise ValueError(

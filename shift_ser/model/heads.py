@@ -1,4 +1,8 @@
-"""The heads' blocks (CNN, LSTM, transformer), each with the shift in its place, and the stack of them."""
+"""HEADS: every head with its block, placements, published settings and words; and the stack of a head's blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -210,11 +214,117 @@ class TransformerBlock(GradientCheckpointingLayer):
         return zero_padding(frames, mask), probabilities
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"cnn": CnnBlock, "lstm": LstmBlock, "transformer": TransformerBlock}
+@dataclass(frozen=True)
+class Variant:
+    """A head under a name of its own: with or without the shift.
+
+    Attributes:
+        placement: Where the shift sits, one of the head's `placements`.
+        title: Its name for people.
+        description: What it is, for the card; follows "under a TITLE head: ".
+    """
+
+    placement: str
+    title: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """An entry of `HEADS`: everything that the rest of the package asks about one head type.
+
+    Attributes:
+        block: Class of its blocks, made as `block(config, layer)`. `forward(frames, mask, output_attentions)` takes
+            `(batch, time, channels)` whose padding is zero and returns such frames, and attention probabilities or
+            None. None: the head has no blocks.
+        placements: Where its shift may sit; the first is the default.
+        published: Settings that apply where they are left at None. A name that `ShiftConfig` does not have becomes an
+            option of this head alone.
+        variants: Its names in `ShiftConfig.from_variant` and on the command line; the first is the plain head.
+        width: Channels of its output, in multiples of the encoder's.
+        has_norm: Whether a LayerNorm follows the last block.
+        has_attention: Whether a block attends to other frames, unless the shift replaces that.
+        least_blocks: Least number of blocks.
+        shifted: Which blocks have the shift if `shift_layers` does not say.
+    """
+
+    block: type[nn.Module] | None
+    placements: tuple[str, ...]
+    published: Mapping[str, Any]
+    variants: Mapping[str, Variant]
+    width: int = 1
+    has_norm: bool = False
+    has_attention: bool = False
+    least_blocks: int = 1
+    shifted: Literal["all", "last"] = "all"
+
+
+_SHIFT = "At every step of time a share of the channels is taken from a neighbouring frame"
+HEADS: dict[str, Head] = {
+    "linear": Head(
+        block=None,
+        placements=("none",),
+        published={"num_head_layers": 0, "shift_proportion": 0.25, "shift_direction": "forward"},
+        variants={"linear": Variant("none", "Linear head", "the masked mean over frames and a linear layer")},
+        least_blocks=0,
+    ),
+    "cnn": Head(
+        block=CnnBlock,
+        placements=("residual", "in_place", "none"),
+        published={"num_head_layers": 2, "shift_proportion": 1 / 16, "shift_direction": "forward"},
+        variants={
+            "cnn": Variant("none", "CNN", "two ConvNeXt blocks over time, without a shift"),
+            "shiftcnn": Variant(
+                "residual", "ShiftCNN", f"two ConvNeXt blocks over time, the second with a shifted shortcut. {_SHIFT}"
+            ),
+        },
+        has_norm=True,
+        shifted="last",
+    ),
+    "lstm": Head(
+        block=LstmBlock,
+        placements=("in_place", "none"),
+        published={"num_head_layers": 1, "shift_proportion": 1 / 4, "shift_direction": "forward"},
+        variants={
+            "lstm": Variant("none", "LSTM", "one bidirectional LSTM layer, without a shift"),
+            "shiftlstm": Variant(
+                "in_place", "ShiftLSTM", f"one bidirectional LSTM layer that reads shifted frames. {_SHIFT}"
+            ),
+        },
+        width=2,
+        has_norm=True,
+    ),
+    "transformer": Head(
+        block=TransformerBlock,
+        placements=("replace", "residual", "in_place", "none"),
+        published={"num_head_layers": 2, "shift_proportion": 1 / 4, "shift_direction": "bidirectional"},
+        variants={
+            "transformer": Variant(
+                "none", "Transformer", "two transformer blocks with relative positions, without a shift"
+            ),
+            "shiftformer": Variant(
+                "replace",
+                "Shiftformer",
+                f"two transformer blocks in which a shift stands instead of attention. {_SHIFT}",
+            ),
+        },
+        has_attention=True,
+    ),
+}
+
+
+def variants() -> dict[str, tuple[str, Variant]]:
+    """Every variant of every head: its name -> the head type, and what the variant is."""
+    return {name: (head_type, variant) for head_type, head in HEADS.items() for name, variant in head.variants.items()}
+
+
+def placements() -> tuple[str, ...]:
+    """Every placement that some head knows."""
+    return tuple(dict.fromkeys(placement for head in HEADS.values() for placement in head.placements))
 
 
 class ShiftHead(nn.Module):
-    """The blocks of one head type in a row, and its norm (`cnn` and `lstm` have one; `linear` has neither).
+    """The blocks of one head type in a row, and its norm if it has one.
 
     Shape:
         `(batch, time, channels)`, mask `(batch, time)` bool -> `(batch, time, output_width)`
@@ -222,10 +332,11 @@ class ShiftHead(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.output_width = 2 * width if config.head_type == "lstm" else width
-        self.blocks = nn.ModuleList(BLOCKS[config.head_type](config, layer) for layer in range(config.num_head_layers))
-        self.norm = nn.LayerNorm(self.output_width) if config.head_type in ("cnn", "lstm") else None
+        head, width = HEADS[config.head_type], config.hidden_size
+        self.output_width = head.width * width
+        blocks = [] if head.block is None else [head.block(config, layer) for layer in range(config.num_head_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(self.output_width) if head.has_norm else None
         self.position_embedding = None
         if config.attention_layers and config.position_embedding_type == "absolute":
             self.position_embedding = nn.Embedding(config.max_position_embeddings, width)

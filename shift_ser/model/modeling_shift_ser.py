@@ -16,7 +16,7 @@ from .configuration_shift_ser import (
     ShiftConfig,
 )
 from .encoders import check_padding, encode
-from .heads import ShiftHead
+from .heads import HEADS, ShiftHead
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
@@ -174,7 +174,7 @@ class ShiftPreTrainedModel(LoadableModel):
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["CnnBlock", "LstmBlock", "TransformerBlock"]
+    _no_split_modules = [head.block.__name__ for head in HEADS.values() if head.block]
 
     def get_input_embeddings(self) -> None:
         """None: speech is no row of a table. FSDP asks."""
@@ -207,6 +207,7 @@ class ShiftModel(ShiftPreTrainedModel):
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
         self.masked_spec_embed = nn.Parameter(torch.empty(config.hidden_size)) if config.mask_time_prob > 0 else None
         self.head = ShiftHead(config)
+        self._no_split_modules = [type(block).__name__ for block in self.head.blocks[:1]]  # also of a head added later
         self.post_init()
         self._set_trainable()
         check_padding(self.encoder)

@@ -1,5 +1,6 @@
 """The figures of a study: scores over proportion and over encoder layer, mingling over misalignment."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from ..evaluation.run_folder import aside
 from ..model.encoders import FEATURE_PROJECTION
+from ..model.heads import HEADS, placements
 from .grid import fraction
 
 Group = Mapping[str, Any]
@@ -19,7 +21,7 @@ Group = Mapping[str, Any]
 SETTINGS = ("encoder", "encoder_layer", "corpus")  # what tells one panel from the next
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 PLACEMENT_COLORS = {"none": "#7f7f7f", "in_place": "#009E73", "residual": "#D55E00", "replace": "#0072B2"}
-HEAD_MARKERS = {"linear": "D", "cnn": "o", "lstm": "s", "transformer": "^"}
+MARKERS = "Dos^vP*Xph<>"  # of the heads, in the order of their table
 
 
 def draw_figures(folder: Path, groups: Sequence[Group], *, varied: Iterable[str]) -> list[Path]:
@@ -106,19 +108,19 @@ def plot_layers(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
 def plot_mingling(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
     """Mingling over misalignment: coloured by placement, and again by UA; a row for each corpus and encoder."""
     settings = [name for name in SETTINGS if name in varied]
-    rows = _split(groups, settings)
+    rows, markers, colors = _split(groups, settings), head_markers(), placement_colors()
     figure = Figure(figsize=(12.5, 0.8 + 4.4 * len(rows)), layout="constrained")
     scores = [group["ua"]["mean"] for group in groups]
     grid = figure.subplots(len(rows), 2, squeeze=False, sharex=True, sharey=True)
     for (key, panel), (left, right) in zip(rows.items(), grid, strict=True):
         for group in panel:
-            place, marker = (group["misalignment"], group["mingling"]), HEAD_MARKERS[group["head_type"]]
+            place, marker = (group["misalignment"], group["mingling"]), markers[group["head_type"]]
             style = {"marker": marker, "s": 90, "edgecolors": "black", "linewidths": 0.6}
-            left.scatter(*place, color=PLACEMENT_COLORS[_placement(group)], **style)
+            left.scatter(*place, color=colors[_placement(group)], **style)
             score = [group["ua"]["mean"]]
             shade = right.scatter(*place, c=score, cmap="viridis", vmin=min(scores), vmax=max(scores), **style)
             if _placement(group) != "none":
-                left_side = group["head_type"] == "transformer"  # without misalignment all stand one above the other
+                left_side = HEADS[group["head_type"]].has_attention  # or labels would cover others
                 style = {"xytext": (-8 if left_side else 8, -3), "ha": "right" if left_side else "left", "fontsize": 9}
                 left.annotate(fraction(group["shift_proportion"]), place, textcoords="offset points", **style)
         for axes in (left, right):
@@ -127,11 +129,22 @@ def plot_mingling(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
             axes.grid(alpha=0.25)
         bar = figure.colorbar(shade, ax=right, label="UA (mean over folds and seeds)")
         bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    handles = _marks("placement ", PLACEMENT_COLORS, {_placement(group) for group in groups}, "color")
-    handles += _marks("", HEAD_MARKERS, {group["head_type"] for group in groups}, "marker")
+    handles = _marks("placement ", colors, {_placement(group) for group in groups}, "color")
+    handles += _marks("", markers, {group["head_type"] for group in groups}, "marker")
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle("Mingling and misalignment of the trained blocks on held-out speech (labels: proportion)")
     return figure
+
+
+def head_markers() -> dict[str, str]:
+    """The marker of each head."""
+    return dict(zip(HEADS, itertools.cycle(MARKERS), strict=False))
+
+
+def placement_colors() -> dict[str, str]:
+    """The colour of each placement that some head has."""
+    others = [placement for placement in placements() if placement not in PLACEMENT_COLORS]
+    return PLACEMENT_COLORS | dict(zip(others, itertools.cycle(COLORS[3:6]), strict=False))
 
 
 def _placement(group: Group) -> str:

@@ -18,7 +18,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..corpora import find_corpus
-from ..model.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS, ShiftConfig
+from ..model.configuration_shift_ser import ShiftConfig
+from ..model.heads import HEADS
 from ..model.temporal_shift import shifted_channels
 from ..recipes import find_encoder, find_recipe, find_study
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, read_yaml, refuse_unknown
@@ -168,9 +169,10 @@ def _resolve(said: dict[str, Any], extra: list[str]) -> Iterator[tuple[dict[str,
     """For each seed: the options shown, the cell's name and its words. Raises if no run can be made of it."""
     said = {name: value for name, value in said.items() if name != "output_dir"}
     if (head := said.pop("head_type", None)) is not None:
-        if head not in ALLOWED_PLACEMENTS:
-            raise ValueError(f"head_type must be one of {tuple(ALLOWED_PLACEMENTS)}, got {head!r}")
-        said |= {"variant": head, "shift_placement": said.get("shift_placement", ALLOWED_PLACEMENTS[head][0])}
+        if head not in HEADS:
+            raise ValueError(f"head_type must be one of {tuple(HEADS)}, got {head!r}")
+        plain, first = next(iter(HEADS[head].variants)), HEADS[head].placements[0]
+        said |= {"variant": plain, "shift_placement": said.get("shift_placement", first)}
     if isinstance(proportion := said.get("shift_proportion"), str):
         try:
             said["shift_proportion"] = float(Fraction(proportion))
@@ -232,15 +234,14 @@ def moves_nothing(config: ShiftConfig) -> bool:
 def _normal_options(model_args: ModelArguments, config: ShiftConfig) -> dict[str, Any]:
     """All model options with the value they come to, the same ones for all ways to say the same model."""
     options = {name: getattr(config, name, value) for name, value in vars(model_args).items()}
-    options["variant"] = config.head_type
     if moves_nothing(config):
         options |= dict.fromkeys(SHIFT_OPTIONS)
         if config.shift_placement == "replace" and config.shift_layers:
             options |= {"shift_proportion": 0.0, "shift_layers": config.shift_layers}
         else:
             options["shift_placement"] = "none"
-    published = {(kind["head_type"], kind.get("shift_placement", "none")): name for name, kind in VARIANTS.items()}
-    options["variant"] = published.get((config.head_type, options["shift_placement"]), config.head_type)
+    names = {variant.placement: name for name, variant in HEADS[config.head_type].variants.items()}
+    options["variant"] = names.get(options["shift_placement"], next(iter(HEADS[config.head_type].variants)))
     return options
 
 

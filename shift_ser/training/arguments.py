@@ -15,7 +15,8 @@ import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 from ..corpora.table import pairs
-from ..model.configuration_shift_ser import VARIANTS, ShiftConfig
+from ..model.configuration_shift_ser import ShiftConfig
+from ..model.heads import placements, variants
 from ..recipes import find_encoder, find_recipe
 from .argument_checks import check_ignored, check_numbers, check_trackers
 from .optimization import SCHEDULES
@@ -59,7 +60,7 @@ def head_options(config_class: type) -> list[tuple[str, Any, Any]]:
 @dataclass
 class _PretrainedModel:
     encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
-    variant: str = _option(f"published model: {', '.join(VARIANTS)}", "shiftformer")
+    variant: str = _option(f"published model: {', '.join(variants())}", "shiftformer")
     scenario: Literal["feature_extraction", "fine_tuning"] = _option(
         "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained", "feature_extraction"
     )
@@ -73,10 +74,13 @@ class ModelArguments(_HeadOptions):
     """Which encoder, which head; options left out keep what `ShiftConfig` publishes for the variant."""
 
     def __post_init__(self) -> None:
-        """A layer's number as a number."""
+        """A layer's number as a number; refuse a placement that no head has."""
         layer: int | str | None = getattr(self, "encoder_layer")  # noqa: B009 (a type checker sees no made fields)
         if isinstance(layer, str) and layer.lstrip("-").isdecimal():
             self.encoder_layer = int(layer)
+        placement = getattr(self, "shift_placement")  # noqa: B009
+        if placement not in (None, *placements()):
+            raise ValueError(f"shift_placement must be one of {placements()}, got {placement!r}")
 
     @property
     def encoder_path(self) -> str:

@@ -23,8 +23,7 @@ from shift_ser.hub.model_card import (
     training_command,
     untrained_card,
 )
-from shift_ser.hub.model_card_text import HEADS
-from shift_ser.model.configuration_shift_ser import VARIANTS
+from shift_ser.model.heads import variants
 from shift_ser.training.arguments import ModelArguments, parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -204,9 +203,9 @@ def test_the_command_repeats_the_settings(cross_validate, tmp_path):
             assert getattr(run_args, name) == getattr(run.run_args, name), (name, value)
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", sorted(variants()))
 def test_every_head_has_its_words(variant):
-    assert HEADS[variant][0] in untrained_card(variant, "feature_extraction")
+    assert variants()[variant][1].title in untrained_card(variant, "feature_extraction")
     assert repository_name(vars(ModelArguments(variant=variant)), corpus="iemocap") == f"{variant}-hubert-iemocap"
 
 

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDa
 from transformers import AutoConfig, HubertModel, PreTrainedConfig
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification, ShiftModel
-from shift_ser.model.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS
+from shift_ser.model.heads import HEADS, variants
 
 # head_type, placement, proportion, direction, blocks, blocks with a shift
 PUBLISHED = {
@@ -27,7 +27,7 @@ def tiny_config(**options) -> ShiftConfig:
     return ShiftConfig(**{"encoder_config": tiny_encoder_config(), **options})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_published_settings(variant):
     config = ShiftConfig.from_variant(variant)
     names = ("head_type", "shift_placement", "shift_proportion", "shift_direction", "num_head_layers", "shift_layers")
@@ -71,7 +71,7 @@ def test_shift_layers_follow_the_number_of_blocks():
     assert tiny_config(num_head_layers=3).shift_layers == [0, 1, 2]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize("encoder", ["wav2vec2", "wavlm", "data2vec-audio"])
 def test_round_trip(tmp_path, variant, encoder):
     config = ShiftConfig.from_variant(
@@ -121,7 +121,7 @@ def test_encoder_dtype_is_forgotten():
     assert config.encoder_config.dtype is None
 
 
-@pytest.mark.parametrize("head_type", ALLOWED_PLACEMENTS)
+@pytest.mark.parametrize("head_type", HEADS)
 @pytest.mark.parametrize("placement", ALL_PLACEMENTS)
 def test_which_placement_a_head_knows(head_type, placement):
     allowed = {

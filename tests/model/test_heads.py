@@ -8,10 +8,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import set_seed
 
 from shift_ser import ShiftConfig, temporal_shift
-from shift_ser.model.configuration_shift_ser import ALLOWED_PLACEMENTS
-from shift_ser.model.heads import CnnBlock, LstmBlock, RelativeSelfAttention, ShiftHead, TransformerBlock
+from shift_ser.model.heads import HEADS, CnnBlock, LstmBlock, RelativeSelfAttention, ShiftHead, TransformerBlock
 
-PLACES = [(head, placement) for head, placements in ALLOWED_PLACEMENTS.items() for placement in placements]
+PLACES = [(head, placement) for head, entry in HEADS.items() for placement in entry.placements]
 SHIFTS = [
     {"shift_direction": direction, "shift_stride": stride, "shift_padding": padding, "shift_proportion": 0.25}
     for direction, stride, padding in itertools.product(("forward", "bidirectional"), (1, 3), ("zero", "repeat"))

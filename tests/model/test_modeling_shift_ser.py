@@ -7,10 +7,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForAudioClassification, HubertModel, set_seed
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification, ShiftModel
-from shift_ser.model.configuration_shift_ser import ALLOWED_PLACEMENTS, VARIANTS
+from shift_ser.model.heads import HEADS, variants
 from shift_ser.model.modeling_shift_ser import masked_mean
 
-PLACES = [(head, placement) for head, placements in ALLOWED_PLACEMENTS.items() for placement in placements]
+PLACES = [(head, placement) for head, entry in HEADS.items() for placement in entry.placements]
 LENGTHS = (5000, 2700, 1300)
 NO_DROPOUT = {name: 0.0 for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")}
 NO_SPEC_AUGMENT = {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
@@ -77,7 +77,7 @@ def test_padded_equals_alone(head_type, placement, training):
                 torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize("training", [False, True])
 def test_padded_frames_equal_alone_and_padding_is_never_read(variant, training):
     model = tiny_model(variant, **NO_SPEC_AUGMENT).train(training)
@@ -90,7 +90,7 @@ def test_padded_frames_equal_alone_and_padding_is_never_read(variant, training):
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_mask_padding_false_is_no_mask_at_all(variant):
     model = tiny_model(variant, mask_padding=False, use_weighted_layer_sum=True)
     masked = tiny_model(variant, use_weighted_layer_sum=True)
@@ -102,7 +102,7 @@ def test_mask_padding_false_is_no_mask_at_all(variant):
 
 
 def test_shorter_than_a_frame_and_fully_padded_rows_stay_finite():
-    for variant in VARIANTS:
+    for variant in variants():
         model = tiny_model(variant)
         frames, mask = frame_batch((5, 2))
         mask[1] = 0
@@ -283,7 +283,7 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_frames_given_equal_the_encoder_run(variant, weighted):
     model = tiny_model(variant, use_weighted_layer_sum=weighted)
     if weighted:
@@ -421,7 +421,7 @@ def test_a_chosen_layer_is_saved_and_is_what_frames_of_it_give(tmp_path, layer):
     torch.testing.assert_close(loaded(speech, attention_mask=mask).logits, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_frames_of_half_precision_are_taken_at_the_models(variant, dtype):
     model = tiny_model(variant)
@@ -461,7 +461,7 @@ def test_hidden_states_and_attentions(variant):
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[0], model(encoder_hidden_states=frames).logits)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_shift_model_gives_masked_frames(variant):
     model = tiny_model(variant).shift_ser
     speech, mask = speech_batch(LENGTHS)
@@ -504,7 +504,7 @@ def test_loss_is_cross_entropy_and_knows_the_items_in_the_batch():
     torch.testing.assert_close(model(**inputs, num_items_in_batch=12).loss, summed / 12)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_runs_under_autocast_and_in_bfloat16(tmp_path, variant):
     model = tiny_model(variant, use_weighted_layer_sum=True).train()
     speech, mask = speech_batch(LENGTHS)
@@ -561,7 +561,7 @@ def test_spec_augment_meets_its_probabilities():
     assert 0.17 < timed < 0.2 and 0.21 < zeroed < 0.25
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_spec_augment_leaves_padding_zero_and_copes_with_short_utterances(variant):
     model = tiny_model(variant, shift_padding="repeat").train()
     for lengths in ((60, 20, 15, 3, 1), (9, 4), (1,), (15,)):
@@ -578,7 +578,7 @@ def test_spec_augment_leaves_padding_zero_and_copes_with_short_utterances(varian
 # Saving, loading, building
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_save_and_load_bit_for_bit(tmp_path, variant):
     model = tiny_model(variant, use_weighted_layer_sum=True, position_embedding_type="absolute")
     torch.nn.init.normal_(model.shift_ser.layer_weights)
@@ -597,7 +597,7 @@ def test_save_and_load_bit_for_bit(tmp_path, variant):
     assert torch.equal(base(speech, attention_mask=mask).last_hidden_state, frames)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_initial_weights_are_reproducible_and_as_torch_draws_them(variant):
     first, second, other = (tiny_model(variant, seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(value, second[name]) for name, value in first.items())

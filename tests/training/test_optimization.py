@@ -5,7 +5,7 @@ import torch
 from conftest import CASES, golden_model, tiny_model
 from torch.utils.data import Dataset
 
-from shift_ser.model.configuration_shift_ser import VARIANTS
+from shift_ser.model.heads import variants
 from shift_ser.training.arguments import RunArguments
 from shift_ser.training.batching import DataCollatorForShift
 from shift_ser.training.optimization import build_schedule, cosine_rate, decay_parameter_names, finetuning_rate
@@ -99,7 +99,7 @@ def test_schedule_state_can_be_taken_up(name):
     assert start + rates(second, 27) == expected
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", variants())
 def test_vectors_and_biases_do_not_decay(variant):
     model = tiny_model(variant, freeze_encoder=False, use_weighted_layer_sum=True)
     decay = set(decay_parameter_names(model))
