@@ -17,7 +17,19 @@ from shift_ser.cli.group import Folder
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.recipes import recipe_names
 
-COMMANDS = ["check", "compare", "convert", "demo", "evaluate", "export", "predict", "push", "study", "train"]
+COMMANDS = [
+    "check",
+    "compare",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "predict",
+    "push",
+    "study",
+    "timeline",
+    "train",
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
+from .timeline import timeline
 from .training import run_training
 
 _WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -28,6 +29,9 @@ def cli() -> None:
 
     Exit codes: 0 done, 1 something failed or is incomplete, 2 the command was not understood.
     """
+
+
+cli.add_command(timeline)
 
 
 @cli.command(context_settings={**_WORDS, "help_option_names": []})

@@ -26,6 +26,11 @@ class Failed(click.ClickException):
 class Commands(click.Group):
     """The group of commands; an error is one line on stderr, without usage and traceback."""
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Take a command; its raw docstring spells click's mark of lines that are not to be wrapped, a backspace."""
+        cmd.help = (cmd.help or "").replace("\\b", "\b")
+        super().add_command(cmd, name)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command of `args` and leave the program with its exit code."""
         try:

@@ -38,7 +38,7 @@ def what_is_missing(file: BinaryIO) -> str | None:
     size = file.seek(0, os.SEEK_END)
     head = _at(file, 0, 16)
     if head[:4] == b"OggS":
-        return _cut_ogg(_at(file, 0, size))
+        return _cut_ogg(file, size)
     if is_mpeg(file):
         return _cut_mpeg(file, size)
     found = _promise(file, head, size)
@@ -144,19 +144,19 @@ def _first(chunks: Iterator[tuple[bytes, int, int]], wanted: bytes) -> tuple[int
     return next(((start, length) for name, start, length in chunks if name == wanted), None)
 
 
-def _cut_ogg(content: bytes) -> str | None:
+def _cut_ogg(file: BinaryIO, size: int) -> str | None:
     """Walk the pages: the last of each stream is marked."""
     at = 0
     open_streams: set[bytes] = set()
-    while content[at : at + 4] == b"OggS":
-        lengths = content[at + 27 : at + 27 + content[at + 26]] if at + 27 <= len(content) else b""
+    while (head := _at(file, at, 27))[:4] == b"OggS":
+        lengths = _at(file, at + 27, head[26]) if len(head) == 27 else b""
         end = at + 27 + len(lengths) + sum(lengths)
-        if at + 27 > len(content) or len(lengths) < content[at + 26] or end > len(content):
+        if len(head) < 27 or len(lengths) < head[26] or end > size:
             return "an Ogg page that is cut"
-        stream, is_last = content[at + 14 : at + 18], content[at + 5] & 4
+        stream, is_last = head[14:18], head[5] & 4
         (open_streams.discard if is_last else open_streams.add)(stream)
         at = end
-    if at < len(content) and b"OggS".startswith(content[at : at + 4]):
+    if at < size and b"OggS".startswith(head[:4]):
         return "an Ogg page that is cut"
     return "an Ogg stream without its last page" if open_streams else None
 

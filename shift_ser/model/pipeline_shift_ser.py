@@ -1,5 +1,7 @@
 """ShiftAudioClassificationPipeline: labels and scores of speech in whatever form someone holds it."""
 
+import importlib
+import io
 import logging
 import os
 import time
@@ -7,7 +9,7 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import GeneratorType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -68,6 +70,28 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             options["batch_size"] = 1
         inputs = _recordings(inputs)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **options)
+
+    def timeline(self, recording: Any, **options: Any) -> Any:
+        """When which emotion is heard in a recording of any length, in constant memory; needs the package itself.
+
+        Args:
+            recording: One recording, as the pipeline takes it.
+            **options: Those of `shift_ser.inference.timeline.timeline`, and `return_frames` (default `False`).
+
+        Returns:
+            The segments: dicts of `start` and `end` in seconds, `label`, its `score`, `scores` of all labels and, of a
+            given turn, its `speaker`. With `return_frames` the `Timeline`, which has the probabilities over time too.
+
+        Raises:
+            ImportError: If the package `shift-ser` is not installed: this code came with a model.
+        """
+        return_frames = options.pop("return_frames", False)
+        try:
+            module = importlib.import_module("shift_ser.inference.timeline")
+        except ModuleNotFoundError as error:
+            raise ImportError('a timeline needs the package: pip install "shift-ser[timeline]"') from error
+        found = module.timeline(self, recording, **options)
+        return found if return_frames else found.segments
 
     def check_model_type(self, supported_models: Any) -> None:
         """Take any model for audio classification whose classifier was saved; the stock list holds none from outside.
@@ -188,10 +212,18 @@ def register_pipeline() -> None:
 
 
 def fetch(address: str, *, max_bytes: int, max_seconds: float) -> bytes:
-    """What is at an address.
+    """What is at an address; arguments and errors are those of `download`."""
+    content = io.BytesIO()
+    download(address, content, max_bytes=max_bytes, max_seconds=max_seconds)
+    return content.getvalue()
+
+
+def download(address: str, file: BinaryIO, *, max_bytes: int, max_seconds: float) -> None:
+    """Write what is at an address to a file, as it comes.
 
     Args:
         address: An http or https URL.
+        file: Opened for writing.
         max_bytes: Most that is taken.
         max_seconds: Longest time that it may take.
 
@@ -199,19 +231,17 @@ def fetch(address: str, *, max_bytes: int, max_seconds: float) -> bytes:
         httpx.HTTPError: If the server answers with an error, or not at all for 20 seconds.
         ValueError: If it is more or takes longer.
     """
-    end = time.monotonic() + max_seconds
-    content = bytearray()
+    end, count = time.monotonic() + max_seconds, 0
     with httpx.stream("GET", address, follow_redirects=True, timeout=min(_WAIT, max_seconds)) as answer:
         for block in answer.raise_for_status().iter_bytes():
-            content += block
-            if len(content) > max_bytes:
+            count += file.write(block)
+            if count > max_bytes:
                 raise ValueError(f"{address} must hold at most {max_bytes} bytes (max_bytes), got more")
             if time.monotonic() > end:
                 raise ValueError(
-                    f"{address} must be fetched within {max_seconds:g} s (max_download_seconds), got {len(content)}"
+                    f"{address} must be fetched within {max_seconds:g} s (max_download_seconds), got {count}"
                     " bytes by then"
                 )
-    return bytes(content)
 
 
 def like_lengths(

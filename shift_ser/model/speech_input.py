@@ -6,9 +6,11 @@ import logging
 import math
 import numbers
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -77,7 +79,7 @@ def read_audio(
     name = str(source) if content is None else f"audio of {len(content)} bytes"
     if sf is None:
         raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
-    with _open(source, name=name) if content is None else _Content(content) as file:
+    with open_file(source, name=name) if content is None else _Content(content) as file:
         options: dict[str, Any] = {"name": name, "allow_truncated": allow_truncated, "max_seconds": max_seconds}
         samples, rate = _decode(file, path=None if content is not None else source, **options)
     return to_mono(samples, rate, sampling_rate=sampling_rate, name=name, max_seconds=max_seconds)
@@ -109,34 +111,54 @@ def load_speech(speech: Any, *, sampling_rate: int = SAMPLING_RATE, **options: A
         >>> load_speech({"array": np.array([0, 16384], dtype=np.int16), "sampling_rate": 16000}).tolist()
         [0.0, 0.5]
     """
-    rate: Any = sampling_rate
-    if hasattr(speech, "get_all_samples"):
-        decoded = speech.get_all_samples()
-        speech = {"array": decoded.data, "sampling_rate": decoded.sample_rate}
-    if isinstance(speech, Mapping):
-        given = {name: value for name, value in speech.items() if value is not None}
-        if "audio" in given:
-            return load_speech(given["audio"], sampling_rate=sampling_rate, **options)
-        array = given.get("raw", given.get("array"))
-        if array is None and given.keys() & {"bytes", "path"}:
-            return load_speech(given.get("bytes", given.get("path")), sampling_rate=sampling_rate, **options)
-        if array is None or "sampling_rate" not in given:
-            raise ValueError(
-                'speech in a dict must be "raw" or "array" with a "sampling_rate", or "bytes", or "path", got the keys'
-                f" {list(speech)} and the rate {speech.get('sampling_rate')}"
-            )
-        speech, rate = array, given["sampling_rate"]
-    elif has_its_rate(speech):
-        rate, speech = speech
+    speech, rate = find_samples(speech, sampling_rate=sampling_rate)
     max_bytes = options.pop("max_bytes", MAX_BYTES)
     if hasattr(speech, "read"):
         speech = _read_all(speech, max_bytes=max_bytes)
     if isinstance(speech, (str, os.PathLike, bytes, bytearray, memoryview)):
         return read_audio(speech, sampling_rate=sampling_rate, **options)
     rate = check_rate(rate, name="the input")
-    samples = _channels_last(scale_to_float(plain_array(speech, name="the input"), name="the input"))
+    samples = channels_last(scale_to_float(plain_array(speech, name="the input"), name="the input"))
     max_seconds = options.get("max_seconds", MAX_SECONDS)
     return to_mono(samples, rate, sampling_rate=sampling_rate, name="the input", max_seconds=max_seconds)
+
+
+def find_samples(speech: Any, *, sampling_rate: int) -> tuple[Any, Any]:
+    """What holds the samples of a recording, out of its dict, tuple or decoder; and the rate that belongs to an array.
+
+    Args:
+        speech: One recording, as `load_speech` takes it.
+        sampling_rate: Rate in Hz of an array that comes without one.
+
+    Returns:
+        A path, bytes, a file object or something of numbers; the rate of the last, not yet checked.
+
+    Raises:
+        ValueError: If a dict holds neither a file nor an array with its rate.
+
+    Example:
+        >>> find_samples({"audio": {"path": "speech.wav"}}, sampling_rate=16000)
+        ('speech.wav', 16000)
+    """
+    if hasattr(speech, "get_all_samples"):
+        decoded = speech.get_all_samples()
+        return decoded.data, decoded.sample_rate
+    if has_its_rate(speech):
+        return speech[1], speech[0]
+    if not isinstance(speech, Mapping):
+        return speech, sampling_rate
+    given = {name: value for name, value in speech.items() if value is not None}
+    if "audio" in given:
+        return find_samples(given["audio"], sampling_rate=sampling_rate)
+    array = given.get("raw", given.get("array"))
+    if array is None and given.keys() & {"bytes", "path"}:
+        return find_samples(given.get("bytes", given.get("path")), sampling_rate=sampling_rate)
+    if array is None or "sampling_rate" not in given:
+        raise ValueError(
+            'speech in a dict must be "raw" or "array" with a "sampling_rate", or "bytes", or "path", got the keys'
+            f" {list(speech)} and the rate {speech.get('sampling_rate')}"
+        )
+    return array, given["sampling_rate"]
 
 
 def has_its_rate(speech: Any) -> bool:
@@ -165,13 +187,7 @@ def to_mono(
             message begins with `name`.
     """
     _check_seconds(len(samples) / rate, max_seconds=max_seconds, name=name)
-    nans, infinite = int(np.isnan(samples).sum()), int(np.isinf(samples).sum())
-    if nans or infinite:
-        raise ValueError(f"{name} must hold finite samples only, got {nans} NaN and {infinite} infinite")
-    check_amplitude(samples, name=name)
-    if samples.shape[1] > 1:
-        log_once(f"audio of {samples.shape[1]} channels is averaged to mono")
-    mono = samples.mean(axis=1)
+    mono = average_channels(samples, name=name)
     if rate != sampling_rate and len(mono):
         if soxr is None:
             raise ImportError(f"resampling {name} from {rate} to {sampling_rate} Hz needs soxr: pip install soxr")
@@ -183,6 +199,21 @@ def to_mono(
     if len(mono) == 0:
         raise ValueError(f"{name} must hold at least one sample at {sampling_rate} Hz, got {len(samples)} recorded")
     return mono
+
+
+def average_channels(samples: np.ndarray, *, name: str) -> np.ndarray:
+    """The mean over the channels of samples `(samples, channels)`, shape `(samples,)`.
+
+    Raises:
+        ValueError: If a sample is NaN, infinite or beyond 2**32; the message begins with `name`.
+    """
+    nans, infinite = int(np.isnan(samples).sum()), int(np.isinf(samples).sum())
+    if nans or infinite:
+        raise ValueError(f"{name} must hold finite samples only, got {nans} NaN and {infinite} infinite")
+    check_amplitude(samples, name=name)
+    if samples.shape[1] > 1:
+        log_once(f"audio of {samples.shape[1]} channels is averaged to mono")
+    return samples.mean(axis=1)
 
 
 def check_rate(rate: Any, *, name: str) -> float:
@@ -261,7 +292,7 @@ class _Content(io.BytesIO):
         return super().seek(max(0, offset) if whence == os.SEEK_SET else offset, whence)
 
 
-def _open(source: Any, *, name: str) -> BinaryIO:
+def open_file(source: Any, *, name: str) -> BinaryIO:
     """A regular file, opened; a pipe or a device might never end."""
     if not os.path.exists(source):
         raise FileNotFoundError(f"audio file not found: {name}")
@@ -281,27 +312,66 @@ def _read_all(file: Any, *, max_bytes: int) -> bytes:
     return content
 
 
-def _decode(
-    file: BinaryIO, *, path: Any, name: str, allow_truncated: bool, max_seconds: float
-) -> tuple[np.ndarray, int]:
-    """Samples `(samples, channels)` and rate in Hz of an open audio file; `path` is None where it is bytes."""
+@dataclass(frozen=True)
+class OpenAudio:
+    """An audio file that is being read.
+
+    Attributes:
+        rate: Its sampling rate in Hz.
+        frames: Samples of each channel by its header; None where that does not say.
+        blocks: The samples, float32, `(samples, channels)` each. An error is raised where they end too early.
+    """
+
+    rate: int
+    frames: int | None
+    blocks: Iterator[np.ndarray]
+
+
+@contextmanager
+def open_audio(
+    file: BinaryIO, *, path: Any, name: str, allow_truncated: bool = False, block: int = _BLOCK
+) -> Iterator[OpenAudio]:
+    """Open an audio file to read it block by block.
+
+    Args:
+        file: Opened for reading, seekable.
+        path: Where it lies; None where it is not a file of its own.
+        name: What it is called in messages.
+        allow_truncated: As for `read_audio`.
+        block: Samples of each channel in a block; the blocks of a file that may be cut are smaller.
+
+    Raises:
+        ValueError: If it is not audio or cut; if its rate is not between 1 kHz and 1 MHz.
+    """
     missing = what_is_missing(file)
     if missing is not None:
         _judge(missing, name=name, allow_truncated=allow_truncated)
     with _libsndfile(file, path=path, name=name) as audio:
-        rate, promised = audio.samplerate, audio.frames
-        check_rate(rate, name=name)
-        if promised < _UNKNOWN:
-            _check_seconds(promised / rate, max_seconds=max_seconds, name=name)
-        most = math.floor(max_seconds * rate) + 1
-        samples, broken = _blocks(audio, size=_SALVAGE if allow_truncated else _BLOCK, most=most)
-        slack = _MPEG_SLACK if audio.format in ("MP3", "MPEG") else 0
-    if broken is not None and not (allow_truncated and len(samples)):
-        raise ValueError(f"{name} must be an audio file that libsndfile reads, got: {broken}") from broken
-    if missing is None and (broken is not None or len(samples) + slack < promised < _UNKNOWN):
-        held = f"{promised} samples promised, {len(samples)} held"
-        _judge(str(broken or held), name=name, allow_truncated=allow_truncated)
-    return samples, rate
+        check_rate(audio.samplerate, name=name)
+        blocks = _blocks(audio, size=_SALVAGE if allow_truncated else block)
+        yield OpenAudio(
+            rate=audio.samplerate,
+            frames=audio.frames if audio.frames < _UNKNOWN else None,
+            blocks=_until_the_end(
+                blocks, audio, name=name, allow_truncated=allow_truncated, judged=missing is not None
+            ),
+        )
+
+
+def _decode(
+    file: BinaryIO, *, path: Any, name: str, allow_truncated: bool, max_seconds: float
+) -> tuple[np.ndarray, int]:
+    """Samples `(samples, channels)` and rate in Hz of an open audio file; `path` is None where it is bytes."""
+    with open_audio(file, path=path, name=name, allow_truncated=allow_truncated) as audio:
+        if audio.frames is not None:
+            _check_seconds(audio.frames / audio.rate, max_seconds=max_seconds, name=name)
+        parts, count, most = [], 0, math.floor(max_seconds * audio.rate) + 1
+        for part in audio.blocks:
+            parts.append(part)
+            count += len(part)
+            if count >= most:
+                break
+        return np.concatenate(parts), audio.rate
 
 
 @contextmanager
@@ -314,7 +384,7 @@ def _libsndfile(file: BinaryIO, *, path: Any, name: str) -> Iterator[Any]:
         if aside is not None:  # libsndfile 1.2.2 refuses MP3 that it cannot open by a path
             target = os.path.join(aside, "speech.mp3")
             with open(target, "wb") as copy:
-                copy.write(file.read())
+                shutil.copyfileobj(file, copy)
         elif size_at is not None:  # nobody wrote the size: "until the end", as a program says that cannot know
             content = bytearray(file.read())
             content[size_at : size_at + 4] = b"\xff\xff\xff\xff"
@@ -329,18 +399,39 @@ def _libsndfile(file: BinaryIO, *, path: Any, name: str) -> Iterator[Any]:
             yield audio
 
 
-def _blocks(audio: Any, *, size: int, most: int) -> tuple[np.ndarray, Exception | None]:
-    """Samples `(samples, channels)` up to `most` frames, and what stopped the decoder before the end, if anything."""
-    parts, count = [np.zeros((0, audio.channels), dtype=np.float32)], 0
-    while count < most:
+def _blocks(audio: Any, *, size: int) -> Iterator[np.ndarray | Exception]:
+    """Samples `(samples, channels)` block by block, the last one shorter; or what stopped the decoder."""
+    count = size
+    while count == size:
         try:
-            parts.append(audio.read(size, dtype="float32", always_2d=True))
+            samples = audio.read(size, dtype="float32", always_2d=True)
         except (sf.SoundFileError, ValueError) as error:
-            return np.concatenate(parts), error
-        count += len(parts[-1])
-        if len(parts[-1]) < size:
-            break
-    return np.concatenate(parts), None
+            yield error
+            return
+        count = len(samples)
+        yield samples
+
+
+def _until_the_end(
+    blocks: Iterator[np.ndarray | Exception], audio: Any, *, name: str, allow_truncated: bool, judged: bool
+) -> Iterator[np.ndarray]:
+    """The same blocks; a decoder that stopped, or a file that ends before its header says so, is an error at the end.
+
+    Where it is allowed, it is logged, unless that was `judged` before.
+    """
+    count, broken, promised = 0, None, audio.frames
+    for samples in blocks:
+        if isinstance(samples, Exception):
+            broken = samples
+        else:
+            count += len(samples)
+            yield samples
+    if broken is not None and not (allow_truncated and count):
+        raise ValueError(f"{name} must be an audio file that libsndfile reads, got: {broken}") from broken
+    slack = _MPEG_SLACK if audio.format in ("MP3", "MPEG") else 0
+    if not judged and (broken is not None or count + slack < promised < _UNKNOWN):
+        held = f"{promised} samples promised, {count} held"
+        _judge(str(broken or held), name=name, allow_truncated=allow_truncated)
 
 
 def _judge(missing: str, *, name: str, allow_truncated: bool) -> None:
@@ -358,7 +449,7 @@ def _check_seconds(seconds: float, *, max_seconds: float, name: str) -> None:
         raise ValueError(f"{name} must last at most {max_seconds:g} s (max_seconds), got {seconds:.6g} s")
 
 
-def _channels_last(samples: np.ndarray) -> np.ndarray:
+def channels_last(samples: np.ndarray) -> np.ndarray:
     """Samples `(samples,)`, `(samples, channels)` or `(channels, samples)` as `(samples, channels)`."""
     if samples.ndim == 1 or samples.size == 0:
         return samples.reshape(-1, 1)
