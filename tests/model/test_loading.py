@@ -92,6 +92,16 @@ def test_other_weights_are_never_drawn_anew(saved):
         ShiftModel.from_pretrained(saved, use_weighted_layer_sum=True)
 
 
+def test_layer_weights_that_the_file_lacks_start_equal(saved):
+    options = {"use_weighted_layer_sum": True, "output_loading_info": True}
+    model, info = ShiftModel.from_pretrained(saved, **options)
+    assert info["missing_keys"] == {"layer_weights"}
+    assert torch.equal(model.layer_weights, torch.zeros(model.encoder.config.num_hidden_layers + 1))
+    torch.nn.init.normal_(model.layer_weights)
+    model._init_weights(model)  # what an uninitialised tensor of this shape goes through
+    assert not model.layer_weights.any()
+
+
 # Labels
 
 

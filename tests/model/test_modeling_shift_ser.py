@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForAudioClassification, HubertModel
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification, ShiftModel
 from shift_ser.model.heads import HEADS, variants
-from shift_ser.model.modeling_shift_ser import masked_mean
+from shift_ser.model.modeling_shift_ser import masked_mean, spec_augment
 
 PLACES = [(head, placement) for head, entry in HEADS.items() for placement in entry.placements]
 LENGTHS = (5000, 2700, 1300)
@@ -559,6 +559,16 @@ def test_spec_augment_meets_its_probabilities():
     # n masks of 2 at different starts, n = share * size / 2 on average: overlaps take a little off the share
     timed, zeroed = (out == 7.0).any(dim=2).float().mean(), (out == 0.0).all(dim=1).float().mean()
     assert 0.17 < timed < 0.2 and 0.21 < zeroed < 0.25
+
+
+def test_spec_augment_has_its_least_number_of_masks_on_768_channels():
+    set_seed(0)
+    frames, config, vector = torch.randn(2, 100, 768), ShiftConfig(), torch.full((768,), 7.0)
+    # 0.08 * 100 / 15 and 0.05 * 768 / 64 masks are below 1: without a least number many batches would have none
+    out = torch.cat([spec_augment(frames, None, config=config, vector=vector) for _ in range(20)])
+    timed, zeroed = (out == 7.0).any(dim=2).sum(dim=1), (out == 0.0).all(dim=1).sum(dim=1)
+    assert (timed >= 16).all() and (timed <= 30).all()  # two masks of 15 frames, at different starts
+    assert (zeroed == 64).all()
 
 
 @pytest.mark.parametrize("variant", variants())

@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_all_layers_of_the_encoder_come_from_one_pass(write, base, tmp_path, mon
     assert len(seen) == 40 and not study.failed
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["encoder_layer.png"]
     losses = [read_json(tmp_path / "out" / cell / "results.json")["folds"][0]["history"] for cell in study.plan.cells]
-    assert losses[0] != losses[1] != losses[2]
+    assert all(one != other for one, other in itertools.combinations(losses, 2))
 
 
 def test_every_place_fold_and_score_is_in_the_table(studied):
