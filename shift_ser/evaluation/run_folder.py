@@ -21,6 +21,9 @@ RELIABILITY = "reliability.png"
 RISK_COVERAGE = "risk_coverage.png"
 REPORT = "report.html"
 EVALUATION = "evaluation"  # folder of what evaluate_only writes
+ROBUSTNESS = "robustness"  # folder of what the conditions of `evaluation.robustness` gave
+ROBUSTNESS_TABLE = "robustness.md"
+CURVES = "robustness.png"
 # In the folder of a fold
 FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole fold
 FOLD_FAILURE = "failed.json"

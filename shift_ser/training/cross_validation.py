@@ -243,6 +243,17 @@ class CrossValidation:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def check_output_dir(self) -> None:
+        """Refuse a folder that holds another run, or none.
+
+        Raises:
+            FileNotFoundError: If there is no run.
+            ValueError: If its settings or its corpus differ; the first differences are named.
+        """
+        if not (self.output_dir / SETTINGS).exists():
+            raise FileNotFoundError(f"output_dir must hold a finished run, there is none at {str(self.output_dir)!r}")
+        self._claim_output_dir()
+
     def _claim_output_dir(self) -> None:
         """Note the run's settings and plans in its folder, or refuse a folder that holds another run."""
         settings, path = self.settings, self.output_dir / SETTINGS
