@@ -98,6 +98,7 @@ class Corpus:
         check: Looks a copy over; None: what `read` gives is counted, and every recording read.
         subsets: What can be read of it, by name, with a sentence each; the first is the default.
         protocol: How it is usually divided into folds, for the documentation.
+        published: Recordings of the default subset in the published corpus; `None` if it is not known.
     """
 
     info: CorpusInfo
@@ -106,6 +107,7 @@ class Corpus:
     check: Callable[[Path], CorpusReport] | None = None
     subsets: Mapping[str, str] = field(default_factory=dict)
     protocol: str = ""
+    published: int | None = None
 
     @property
     def name(self) -> str:

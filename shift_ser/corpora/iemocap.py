@@ -25,6 +25,10 @@ SESSIONS = (1, 2, 3, 4, 5)
 RELEASE_FOLDERS = ("IEMOCAP_full_release", "IEMOCAP_full_release_withoutVideos", "IEMOCAP")
 LENGTH_TOLERANCE = 0.01  # seconds; in the release a recording is as long as its label says within 0.1 ms
 SIX = {**LABEL_OF, "exc": "excited", "fru": "frustrated"}
+ALL = {
+    **{**SIX, "sur": "surprised", "fea": "fearful", "dis": "disgusted"},
+    **{"oth": "other", "xxx": "no agreement"},
+}
 # Name of a subset -> its sentence, the label of each original one, and how the dialogs begin.
 SUBSETS = {
     "four_classes": ("angry, happy (happy or excited), neutral, sad: 5531 utterances", LABEL_OF, ""),
@@ -36,6 +40,7 @@ SUBSETS = {
         "",
     ),
     "six_classes": ("angry, happy, excited, frustrated, neutral, sad", SIX, ""),
+    "all": (f"every labelled utterance, {', '.join(sorted(set(ALL.values())))}: 10039 utterances", ALL, ""),
 }
 
 PUBLISHED_EMOTIONS = {"ang": 1103, "hap": 595, "exc": 1041, "neu": 1708, "sad": 1084}
@@ -74,11 +79,15 @@ IEMOCAP = CorpusInfo(
     ),
 )
 
+_ATTRIBUTES = ("valence", "arousal", "dominance")
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
 _LABEL_LINE = re.compile(
     rf"\[{_NUMBER}\s*-\s*{_NUMBER}\]\s+(Ses\d\d[FM]_\w+_[FM]\w+)\s+([a-z]{{3}})\s+\[{_NUMBER},\s*{_NUMBER},\s*{_NUMBER}\]"
 )
-_VOTE_LINE = re.compile(r"C-([^:]*):\s*(.*?)\s*(?:\((.*)\))?")
+# Raters are E1, E2, ...; F1 and M1 are the actors themselves. A comment may lack its closing bracket.
+_VOTE_LINE = re.compile(r"C-([^:]*):\s*(.*?)\s*(?:\((.*?)\)?)?")
+_ATTRIBUTE_LINE = re.compile(rf"A-([^:]*):\s*val\s*{_NUMBER}?;\s*act\s*{_NUMBER}?;\s*dom\s*{_NUMBER}?;.*")
+_TRANSCRIPT_LINE = re.compile(r"(Ses\w+)\s+\[[^\]]*\]:\s*(.*)")
 _LABEL_FORM = "[start - end]<tab>utterance<tab>emotion<tab>[valence, arousal, dominance]"
 
 
@@ -97,7 +106,8 @@ class Utterance:
         valence: 1 to 5, mean over raters.
         arousal: 1 to 5, mean over raters.
         dominance: 1 to 5, mean over raters.
-        raters: Each rater's vote: `rater`, `emotions` (one or more), `comment`.
+        raters: What each rater said, outside raters and the actors alike: `rater`, `emotions` (one or more), `comment`,
+            and `valence`, `arousal`, `dominance`, `None` where the rater gave none.
     """
 
     name: str
@@ -116,6 +126,14 @@ class Utterance:
     def speaker(self) -> str:
         """Who really speaks: the letter of the name's last part, such as `Ses01M`."""
         return self.name[:5] + self.name.rpartition("_")[2][0]
+
+    def rated_by(self, rater: str) -> dict[str, Any]:
+        """The entry of a rater, a new one if there is none."""
+        for entry in self.raters:
+            if entry["rater"] == rater:
+                return entry
+        self.raters.append({"rater": rater, "emotions": [], "comment": "", **dict.fromkeys(_ATTRIBUTES)})
+        return self.raters[-1]
 
 
 def find_release(root: str | Path) -> Path:
@@ -171,7 +189,11 @@ def read_label_file(path: Path, *, root: Path, session: int) -> tuple[list[Utter
     for number, line in enumerate(map(str.strip, lines), 1):
         if vote := _VOTE_LINE.fullmatch(line):
             if utterances:
-                utterances[-1].raters.append(_vote(*vote.groups()))
+                _note_vote(utterances[-1], *vote.groups())
+        elif scores := _ATTRIBUTE_LINE.fullmatch(line):
+            if utterances:
+                given = [None if value is None else float(value) for value in scores.groups()[1:]]
+                utterances[-1].rated_by(scores[1].strip()).update(zip(_ATTRIBUTES, given, strict=True))
         elif match := _LABEL_LINE.fullmatch(line):
             name, emotion = match[3], match[4]
             start, end, valence, arousal, dominance = (float(match[group]) for group in (1, 2, 5, 6, 7))
@@ -184,10 +206,24 @@ def read_label_file(path: Path, *, root: Path, session: int) -> tuple[list[Utter
     return utterances, errors
 
 
-def _vote(rater: str, emotions: str, comment: str | None) -> dict[str, Any]:
+def _note_vote(utterance: Utterance, rater: str, emotions: str, comment: str | None) -> None:
     named = [emotion.strip() for emotion in emotions.split(";") if emotion.strip()]
-    return {"rater": rater.strip(), "emotions": named, "comment": comment or ""}
+    utterance.rated_by(rater.strip()).update(emotions=named, comment=comment or "")
 
+
+def read_transcripts(root: Path, *, session: int, dialog: str) -> dict[str, str]:
+    """What is said in a dialog, by utterance; empty if the copy has no transcription of it."""
+    path = root / f"Session{session}" / "dialog" / "transcriptions" / f"{dialog}.txt"
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {match[1]: match[2] for match in map(_TRANSCRIPT_LINE.fullmatch, map(str.strip, lines)) if match}
+
+
+_RATER = {
+    "rater": Value("string"), "emotions": List(Value("string")), "comment": Value("string"),
+    **dict.fromkeys(_ATTRIBUTES, Value("float64")),
+}  # fmt: skip
 
 FEATURES = Features(
     {
@@ -206,7 +242,9 @@ FEATURES = Features(
         "valence": Value("float64"),
         "arousal": Value("float64"),
         "dominance": Value("float64"),
-        "raters": List({"rater": Value("string"), "emotions": List(Value("string")), "comment": Value("string")}),
+        "transcript": Value("string"),
+        "raters": List(_RATER),
+        "self_evaluations": List(_RATER),
     }
 )
 _SHOWN = 3  # names in a message
@@ -216,8 +254,9 @@ def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: Corpus
     """Read the four-class task of the literature, angry, happy (happy or excited), neutral, sad, or another subset.
 
     Rows are sorted by session, dialog, and order in the label file. Audio is kept as a path and read when a row is
-    looked at; times are in seconds; `speaker` is who speaks, which is not the letter in the dialog's name. Sessions
-    that are not there are logged and left out.
+    looked at; times are in seconds; `speaker` is who speaks, which is not the letter in the dialog's name. `raters` are
+    those from outside, `self_evaluations` what the actors said of themselves; `transcript` is `None` where the copy has
+    none. Sessions that are not there are logged and left out.
 
     Args:
         root: The release's folder with `Session1` ... `Session5` in it, or its parent with `IEMOCAP_full_release`.
@@ -241,7 +280,9 @@ def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: Corpus
     _, label_of, style = SUBSETS[subset]
     utterances: list[Utterance] = []
     errors: list[str] = []
+    said: dict[str, str] = {}
     for session, path in label_files(root):
+        said |= read_transcripts(root, session=session, dialog=path.stem)
         read, bad_lines = read_label_file(path, root=root, session=session)
         utterances += [one for one in read if one.emotion in label_of and one.dialog[7:].startswith(style)]
         errors += bad_lines
@@ -255,7 +296,10 @@ def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: Corpus
     if absent:
         logger.warning("%s has no utterances of session %s", root, ", ".join(map(str, absent)))
     names = sorted(set(label_of.values()))
-    rows = [_row(utterance, label=names.index(label_of[utterance.emotion])) for utterance in utterances]
+    rows = [
+        {**_row(one), "label": names.index(label_of[one.emotion]), "transcript": said.get(one.name)}
+        for one in utterances
+    ]
     features = Features({**FEATURES, "label": ClassLabel(names=names)})
     told = info.dataset_info(features)
     if subset != "four_classes":
@@ -273,10 +317,11 @@ def _require_recordings(utterances: list[Utterance]) -> None:
         )
 
 
-def _row(utterance: Utterance, *, label: int) -> dict[str, Any]:
+def _row(utterance: Utterance) -> dict[str, Any]:
+    """The columns but for label and transcript."""
+    outside = [entry["rater"].startswith("E") for entry in utterance.raters]
     return {
         "audio": str(utterance.wav),
-        "label": label,
         "emotion": utterance.emotion,
         "session": utterance.session,
         "speaker": utterance.speaker,
@@ -290,7 +335,10 @@ def _row(utterance: Utterance, *, label: int) -> dict[str, Any]:
         "valence": utterance.valence,
         "arousal": utterance.arousal,
         "dominance": utterance.dominance,
-        "raters": utterance.raters,
+        "raters": [entry for entry, is_outside in zip(utterance.raters, outside, strict=True) if is_outside],
+        "self_evaluations": [
+            entry for entry, is_outside in zip(utterance.raters, outside, strict=True) if not is_outside
+        ],
     }
 
 
@@ -382,4 +430,5 @@ ENTRY = Corpus(
     check=check_iemocap,
     subsets={name: sentence for name, (sentence, *_) in SUBSETS.items()},
     protocol="leave one session out (five folds)",
+    published=sum(PUBLISHED_SESSIONS.values()),
 )

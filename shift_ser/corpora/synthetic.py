@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,7 +58,8 @@ ENTRY = Corpus(
     protocol="leave one session out (five folds)",
 )
 
-RECIPE = 1  # raise it when the same arguments would give another corpus
+RECIPE = 2  # raise it when the same arguments would give another corpus
+SAME_UTTERANCES = (1, 2)  # recipes with the same utterances; 1 has no self-evaluations and no dialog recordings
 LEAST_UTTERANCES = 40  # each of the ten speakers says each of the four labels once
 CATEGORIES = {
     "ang": "Anger",
@@ -148,7 +150,8 @@ def _holds(root: Path, marker: dict) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     found = json.loads((root / SYNTHETIC_MARKER).read_text()) if (root / SYNTHETIC_MARKER).is_file() else {}
-    different = {key: found.get(key) for key in marker if found.get(key) != marker[key]}
+    known = {"recipe": SAME_UTTERANCES}
+    different = {key: found.get(key) for key in marker if found.get(key) not in known.get(key, (marker[key],))}
     if not found:
         raise FileExistsError(f"root must be a new or an empty folder, but {root} holds something else")
     if different:
@@ -209,48 +212,68 @@ def _permuted(dialogs: dict[str, list[Turn]], rng: np.random.Generator) -> dict[
 
 def _spoken(
     session: Path, turns: list[Turn], espeak: Espeak, order_cue: bool, rng: np.random.Generator, progress: tqdm
-) -> Iterator[tuple[Turn, Expression, str, float]]:
-    """Write the wav of each turn (16 kHz, mono, 16 bit) and yield it with its expression, text and duration."""
+) -> Iterator[tuple[Turn, Expression, str, np.ndarray]]:
+    """Write the wav of each turn (16 kHz, mono, 16 bit) and yield it with its expression, text and samples."""
     for turn in turns:
         expression = draw_expression(turn.heard, order_cue=order_cue, rng=rng)
         text = str(rng.choice(SENTENCES))
         speech = say(espeak, text, voice=VOICES[turn.speaker], expression=expression, rng=rng)
         path = session / "sentences" / "wav" / turn.dialog / f"{turn.name}.wav"
         _write(path.with_name(f"._{path.name}"), APPLE_DOUBLE)
-        sf.write(path, np.round(speech * 32767).astype(np.int16), SAMPLING_RATE, subtype="PCM_16")
+        samples = np.round(speech * 32767).astype(np.int16)
+        sf.write(path, samples, SAMPLING_RATE, subtype="PCM_16")
         progress.update()
-        yield turn, expression, text, len(speech) / SAMPLING_RATE
+        yield turn, expression, text, samples
 
 
 def _write_dialog(
-    session: Path, dialog: str, spoken: Iterator[tuple[Turn, Expression, str, float]], rng: np.random.Generator
+    session: Path, dialog: str, spoken: Iterator[tuple[Turn, Expression, str, np.ndarray]], rng: np.random.Generator
 ) -> None:
-    """Write a dialog's labels, transcription, rater folders, and what a Mac leaves beside them."""
-    blocks, said, categorical, attribute = [HEADER + "\n"], [], [], []
-    clock = 5.0
-    for turn, expression, text, duration in spoken:
-        start, end = clock, clock + duration
+    """Write a dialog's recording, labels, transcription, rater folders, and what a Mac leaves beside them."""
+    blocks, said, categorical, attribute, own = [HEADER + "\n"], [], [], [], []
+    clock, heard = 5.0, np.zeros(0, np.int16)
+    for turn, expression, text, samples in spoken:
+        start, end = clock, clock + len(samples) / SAMPLING_RATE
         clock = end + float(rng.uniform(0.2, 1.5))
+        heard = np.concatenate([heard, np.zeros(round(start * SAMPLING_RATE) - len(heard), np.int16), samples])
         votes, scores = _votes(turn.emotion, rng), _scores(expression, rng)
         valence, arousal, dominance = scores.mean(axis=0)
+        actor, felt, of_self = _self_evaluation(turn, expression)
+        v, a, d = of_self
         blocks.append(
             f"[{start:.4f} - {end:.4f}]\t{turn.name}\t{turn.emotion}\t[{valence:.4f}, {arousal:.4f}, {dominance:.4f}]\n"
             + "".join(f"C-E{rater}:\t{vote};\t()\n" for rater, vote in enumerate(votes, 1))
+            + f"C-{actor}:\t{felt};\t()\n"
             + "".join(f"A-E{rater}:\tval {v}; act {a}; dom  {d};\t()\n" for rater, (v, a, d) in enumerate(scores, 1))
+            + f"A-{actor}:\tval {v}; act {a}; dom  {d};\t()\n"
         )
         said.append(f"{turn.name} [{start:08.4f}-{end:08.4f}]: {text}\n")
         categorical.append(f"{turn.name} :{votes[0]}; ()\n")
+        own.append(f"{turn.name} :{felt}; ()\n")
         attribute.append(f"{turn.name} :act {scores[0][1]}; :val {scores[0][0]}; :dom {scores[0][2]}; ()\n")
     labels = session / "dialog" / "EmoEvaluation"
     for path, lines in {
         labels / f"{dialog}.txt": "\n".join(blocks),
         labels / "Categorical" / f"{dialog}_e1_cat.txt": "".join(categorical),
         labels / "Attribute" / f"{dialog}_e1_atr.txt": "".join(attribute),
-        labels / "Self-evaluation" / f"{dialog}_{dialog[5].lower()}1_cat.txt": "".join(categorical),
+        labels / "Self-evaluation" / f"{dialog}_{dialog[5].lower()}1_cat.txt": "".join(own),
         session / "dialog" / "transcriptions" / f"{dialog}.txt": "".join(said),
     }.items():
         _write(path, lines.encode())
         _write(path.with_name(f"._{path.name}"), APPLE_DOUBLE)
+    recording = session / "dialog" / "wav" / f"{dialog}.wav"
+    _write(recording.with_name(f"._{recording.name}"), APPLE_DOUBLE)
+    silence = np.zeros(round(clock * SAMPLING_RATE) - len(heard), np.int16)
+    sf.write(recording, np.concatenate([heard, silence]), SAMPLING_RATE, subtype="PCM_16")
+
+
+def _self_evaluation(turn: Turn, expression: Expression) -> tuple[str, str, np.ndarray]:
+    """What the actor says of the turn: name such as `F1`, an emotion, valence, arousal and dominance.
+
+    Drawn from the turn's name alone, so that what is drawn elsewhere, and thus every sample, stays as it is without it.
+    """
+    rng = np.random.default_rng(zlib.crc32(turn.name.encode()))
+    return f"{turn.speaker[-1]}1", str(_votes(turn.emotion, rng)[2]), _scores(expression, rng)[0]
 
 
 def _votes(emotion: str, rng: np.random.Generator) -> list[str]:

@@ -17,7 +17,9 @@ LABELS = (
 C-E2:\tNeutral;\t()
 C-E3:\tNeutral; Frustration;\t()
 C-F1:\tOther;\t(tired (or bored))
+C-E4:\tSadness;\t(no bracket (at the end
 A-E3:\tval 3; act 2; dom  2;\t()
+A-E4:\tval ; act 1; dom  ;\t()
 A-F1:\tval 2; act 3; dom  1;\t(mostly sarcastic, frustration)
 
 [10.0100 - 11.3925]\tSes01F_impro01_F000\txxx\t[2.5000, 2.5000, 2.5000]
@@ -27,6 +29,10 @@ C-E2:\tNeutral;\t()
 C-E2:\tExcited;\t()
 """
 )
+
+
+def rating(rater, emotions, *, comment="", **attributes):
+    return {"rater": rater, "emotions": emotions, "comment": comment, **attributes}
 
 
 def write_labels(root, dialog, text, *, wavs=True):
@@ -48,6 +54,9 @@ def release(tmp_path):
     root = tmp_path / "IEMOCAP_full_release"
     write_labels(root, "Ses01F_impro01", LABELS)
     write_labels(root, "Ses02M_script01_1", HEADER + "[1.0 - 2.5]\tSes02M_script01_1_F000\tsad\t[2.0, 1.0, 1.5]\n")
+    said = root / "Session1" / "dialog" / "transcriptions" / "Ses01F_impro01.txt"
+    said.parent.mkdir()
+    said.write_text("Ses01F_impro01_M000 [006.2901-008.2357]: Excuse me.\nM: (LAUGHTER)\n")
     labels = root / "Session1" / "dialog" / "EmoEvaluation"
     (labels / "._Ses01F_impro01.txt").write_bytes(b"\x00\x05\x16\x07[1 - 2]\xff")
     (labels / "Categorical").mkdir()
@@ -87,12 +96,24 @@ def test_every_column_of_an_utterance(release):
         "valence": 2.5,
         "arousal": 2.6667,
         "dominance": 1.5,
+        "transcript": "Excuse me.",
         "raters": [
-            {"rater": "E2", "emotions": ["Neutral"], "comment": ""},
-            {"rater": "E3", "emotions": ["Neutral", "Frustration"], "comment": ""},
-            {"rater": "F1", "emotions": ["Other"], "comment": "tired (or bored)"},
+            rating("E2", ["Neutral"], valence=None, arousal=None, dominance=None),
+            rating("E3", ["Neutral", "Frustration"], valence=3.0, arousal=2.0, dominance=2.0),
+            rating("E4", ["Sadness"], comment="no bracket (at the end", valence=None, arousal=1.0, dominance=None),
+        ],
+        "self_evaluations": [
+            rating("F1", ["Other"], comment="tired (or bored)", valence=2.0, arousal=3.0, dominance=1.0)
         ],
     }
+
+
+def test_all_rows_and_a_copy_without_transcripts(release, small_corpus):
+    dataset = load_iemocap(release, subset="all")
+    assert dataset["emotion"] == ["neu", "xxx", "exc", "sad"]
+    assert dataset.features["label"].int2str(dataset["label"]) == ["neutral", "no agreement", "excited", "sad"]
+    assert dataset["transcript"] == ["Excuse me.", None, None, None]
+    assert len(load_corpus(small_corpus, subset="all")) == 80 and "10039" not in CORPORA["synthetic"].subsets["all"]
 
 
 def test_labels_merge_skip_and_keep_their_order(release):
@@ -107,7 +128,7 @@ def test_labels_merge_skip_and_keep_their_order(release):
 def test_windows_line_ends_and_other_encodings_are_read(release):
     path = release / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt"
     path.write_bytes(LABELS.replace("tired", "café").replace("\n", "\r\n").encode("latin-1"))
-    assert load_iemocap(release)[0]["raters"][2]["comment"] == "caf\ufffd (or bored)"
+    assert load_iemocap(release)[0]["self_evaluations"][0]["comment"] == "caf\ufffd (or bored)"
 
 
 def test_the_parent_folder_will_do(release):
@@ -222,6 +243,7 @@ def test_a_copy_with_the_published_counts_gets_no_note(tmp_path, monkeypatch):
         (lambda path: sf.write(path, np.zeros(0), 16000), "empty"),
         (lambda path: sf.write(path, np.zeros(399), 16000), "shorter than one frame"),
         (lambda path: sf.write(path, np.full(800, np.nan), 16000, subtype="FLOAT"), "NaN or infinite"),
+        (lambda path: sf.write(path, np.full(800, np.inf), 16000, subtype="FLOAT"), "NaN or infinite"),
     ],
 )
 def test_broken_recordings_are_problems(broken_corpus, break_it, message):
@@ -256,7 +278,7 @@ def test_bad_label_files_are_problems_and_the_rest_is_counted(release):
     report = check_iemocap(release)
     assert len(report.problems) == 3
     assert "Ses01F_impro02.txt must be a label file that can be read" in report.problems[0]
-    assert "Ses03F_impro01.txt, line 16: a label line must read" in report.problems[1]
+    assert "Ses03F_impro01.txt, line 18: a label line must read" in report.problems[1]
     assert report.problems[2] == "no utterances of session 4, 5: five folds need all five"
     assert report.counts[3] == {"neu": 1, "exc": 1}
 

@@ -190,6 +190,42 @@ def test_recordings_are_like_iemocaps(small_corpus):
         assert info.duration == pytest.approx(row["duration"], abs=2e-4)
 
 
+def test_utterances_are_those_of_the_first_recipe(small_corpus):
+    wavs = sorted(small_corpus.rglob("sentences/wav/*/Ses*.wav"))
+    told = {wavs[index].stem: hashlib.sha256(wavs[index].read_bytes()).hexdigest()[:16] for index in (0, 37, 79)}
+    assert told == {
+        "Ses01F_impro01_F000": "deb5e5d68d95f7d9",
+        "Ses03F_script01_1_M000": "668631e3410b0b1c",
+        "Ses05M_script01_1_M000": "0bbb2d5a65ce3d09",
+    }
+
+
+def test_a_corpus_of_the_first_recipe_is_taken_and_one_of_another_refused(tmp_path):
+    marker = {**dict.fromkeys(("synthetic", "order_cue", "label_cue"), True), "num_utterances": 40, "seed": 0}
+    marker |= {"voices": VOICES, "about": "Spoken by espeak-ng voices, not by people: a score on it is no result on"}
+    marker["about"] += " emotion."
+    for recipe in (1, 3):
+        (tmp_path / "synthetic_corpus.json").write_text(json.dumps({**marker, "recipe": recipe}))
+        if recipe == 1:
+            assert make_synthetic_corpus(tmp_path, num_utterances=40) == tmp_path
+    with pytest.raises(FileExistsError, match=r"it has {'recipe': 3}, asked for was {'recipe': 2}"):
+        make_synthetic_corpus(tmp_path, num_utterances=40)
+
+
+def test_dialogs_are_recorded_with_each_utterance_at_its_time(small_corpus):
+    dataset = load_corpus(small_corpus, subset="all")
+    for row in dataset.filter(lambda dialog: dialog.startswith("Ses02"), input_columns="dialog"):
+        dialog, rate = sf.read(small_corpus / "Session2" / "dialog" / "wav" / f"{row['dialog']}.wav", dtype="float32")
+        start, speech = round(row["start"] * rate), row["audio"]["array"]
+        apart = [np.abs(dialog[start + shift :][: len(speech)] - speech).max() for shift in (-1, 0, 1)]
+        assert min(apart) == 0  # times are written with four digits: within a sample
+        assert row["transcript"] in SENTENCES
+        (own,) = row["self_evaluations"]
+        assert own["rater"] == f"{row['speaker'][-1]}1" and own["emotions"] and 1 <= own["valence"] <= 5
+        assert [entry["rater"] for entry in row["raters"]] == ["E1", "E2", "E3"]
+        assert np.mean([entry["valence"] for entry in row["raters"]]) == pytest.approx(row["valence"], abs=1e-4)
+
+
 def test_what_iemocap_has_beside(small_corpus):
     labels = small_corpus / "Session3" / "dialog" / "EmoEvaluation"
     for name in ("Attribute", "Categorical", "Self-evaluation"):
