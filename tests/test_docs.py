@@ -10,6 +10,7 @@ import soundfile as sf
 from conftest import speech_batch, tiny_model
 
 from shift_ser.cli import cli
+from shift_ser.corpora import corpora_table
 from shift_ser.model import heads
 from shift_ser.recipes import find_recipe, find_study
 
@@ -19,6 +20,10 @@ PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "d
 
 def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+def test_the_table_of_corpora_is_that_of_the_readers():
+    assert (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").endswith(f"\n\n{corpora_table()}\n")
 
 
 def test_the_readme_is_short():

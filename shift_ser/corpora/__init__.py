@@ -9,14 +9,18 @@ from typing import Any, cast
 from datasets import Dataset
 
 from . import (
+    aesdd,
     cafe,
     crema_d,
     emo_db,
     emov_db,
     emovo,
+    emozionalmente,
     esd,
     iemocap,
     jl_corpus,
+    msp_improv,
+    msp_podcast,
     ravdess,
     savee,
     shemo,
@@ -45,6 +49,10 @@ MODULES = (
     urdu,
     subesco,
     jl_corpus,
+    aesdd,
+    emozionalmente,
+    msp_improv,
+    msp_podcast,
 )
 CORPORA: dict[str, Corpus] = {entry.name: entry for entry in (module.ENTRY for module in MODULES)}
 
@@ -156,3 +164,17 @@ def corpus_info(dataset: Dataset) -> CorpusInfo:
         citation=told.citation or None,
         speakers_known=told.config_name != SPEAKERS_UNKNOWN,
     )
+
+
+def corpora_table() -> str:
+    """The known corpora in Markdown, for `docs/corpora.md`: published count, subsets, usual protocol, licence."""
+    lines = [
+        "| corpus | name | recordings | subsets | usual protocol | licence |",
+        "| --- | --- | ---: | --- | --- | --- |",
+    ]
+    for name, entry in CORPORA.items():
+        count = "not known" if entry.published is None else str(entry.published)
+        licence = entry.info.license_name or entry.info.license or "not stated"
+        cells = (entry.info.title, f"`{name}`", count, ", ".join(entry.subsets), entry.protocol, licence)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

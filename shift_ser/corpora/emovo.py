@@ -17,8 +17,6 @@ GRAMMAR = Grammar(
     ),
     pattern=r"(?P<label>dis|gio|neu|pau|rab|sor|tri)-(?P<speaker>[fm][1-3])-\w+",
     subsets={"all": Subset("all seven emotions", LABELS)},
-    published=dict.fromkeys(LABELS, 84),
-    total=588,
     rate=48000,
     sex_of=lambda row: "female" if row["speaker"].startswith("f") else "male",
     protocol="leave one speaker out (six folds)",

@@ -17,7 +17,11 @@ GRAMMAR = Grammar(
         r"00\d\d/(?P<label>Neutral|Happy|Angry|Sad|Surprise)/(?:(?P<split>train|test|evaluation)/)?"
         r"(?P<speaker>00(?:(?P<english>1[1-9]|20)|0[1-9]|10))_\d{6}"
     ),
-    subsets={"all": Subset("Mandarin and English", LABELS)},
+    subsets={
+        "all": Subset("Mandarin and English", LABELS),
+        "english": Subset("speakers 0011 to 0020", LABELS, {"english": ".+"}),
+        "mandarin": Subset("speakers 0001 to 0010", LABELS, {"english": ""}),
+    },
     published=dict.fromkeys(LABELS, 7000),
     total=35000,
     rate=16000,

@@ -23,9 +23,6 @@ GRAMMAR = Grammar(
         "all": Subset("five primary and five secondary emotions", LABELS),
         "primary": Subset("the five primary emotions", dict(list(LABELS.items())[:5])),
     },
-    published=dict.fromkeys(LABELS, 240),
-    total=2400,
-    rate=44100,
     sex_of=lambda row: "female" if row["speaker"].startswith("female") else "male",
     protocol="leave one speaker out (four folds)",
 )

@@ -1,10 +1,12 @@
-"""Corpora that write label and speaker into the path of each recording: a reader is a grammar of names, mostly data."""
+"""Corpora that tell label and speaker in the path of each recording, or in a table of their own; a reader is data."""
 
+import csv
 import itertools
+import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,8 @@ from .corpus import Corpus, CorpusInfo, SpeechAudio
 
 _LOOKED_AT = 60  # recordings by which a folder is recognised
 _SHOWN = 3  # names in a message
-_COLUMNS = ("session", "split", "intensity")  # groups of the pattern that become columns
+_COLUMNS = ("session", "split", "intensity", "transcript")  # what is told of a recording and becomes a column
+_TARGETS = ("valence", "arousal", "dominance")
 
 
 @dataclass(frozen=True)
@@ -28,37 +31,50 @@ class Subset:
     Attributes:
         description: In a sentence.
         labels: Codes that are read, and the label of each.
-        where: Groups of the pattern and the value that they must have.
+        where: Regular expressions that groups of the pattern have to match; a group that is absent counts as empty.
     """
 
     description: str
     labels: Mapping[str, str]
     where: Mapping[str, str] = field(default_factory=dict)
 
+    def has(self, told: Mapping[str, Any]) -> bool:
+        """Whether a recording of which this is told belongs to it."""
+        return told["label"] in self.labels and all(
+            re.fullmatch(value, told.get(name, "")) for name, value in self.where.items()
+        )
+
 
 @dataclass(frozen=True)
 class Grammar:
-    """How a corpus names its recordings.
+    """How a corpus names its recordings, or where it lists them.
 
     Attributes:
         info: What it says of itself.
         pattern: Regular expression that the end of a path below the root has to match, in upper or lower case; its
             groups `label` and `speaker` are needed, `sex`, `session`, `split` and `intensity` may be there.
+        table: Where below the root the corpus lists its recordings, as a glob, if names do not tell.
+        listing: What the table of a corpus in a folder tells: for each recording `audio` (its path), `label`,
+            `speaker`, and what else becomes a column.
         subsets: What can be read, by name; the first is the default.
         published: Recordings of each code of the default subset in the published corpus; empty if they are not known.
-        total: How many recordings are published, of the default subset.
-        rate: Published sampling rate in Hz.
+        total: How many recordings are published, of the default subset; 0 if it is not known.
+        rate: Published sampling rate in Hz; 0 if it is not known.
         sex_of: Tells the sex from what the pattern found.
+        sexes: Tells the sex of each speaker from what lies in a folder.
         protocol: How it is usually divided into folds.
     """
 
     info: CorpusInfo
-    pattern: str
     subsets: Mapping[str, Subset]
-    total: int
-    rate: int
+    pattern: str = ""
+    table: str = ""
+    listing: Callable[[Path], Iterable[dict[str, Any]]] | None = None
+    total: int = 0
+    rate: int = 0
     published: Mapping[str, int] = field(default_factory=dict)
     sex_of: Callable[[Mapping[str, str]], str] | None = None
+    sexes: Callable[[Path], Mapping[str, str]] | None = None
     protocol: str = "leave one speaker out"
 
     def entry(self) -> Corpus:
@@ -70,7 +86,21 @@ class Grammar:
             check=partial(check_names, grammar=self),
             subsets={name: subset.description for name, subset in self.subsets.items()},
             protocol=self.protocol,
+            published=self.total or None,
         )
+
+    def told(self, root: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+        """Each recording of a folder with what is told of it; `None` if it is not named as in this corpus."""
+        if self.listing is not None:
+            for row in self.listing(root) if self.lists(root) else ():
+                yield Path(row["audio"]), row
+        else:
+            for path in _recordings(root):
+                yield path, self.parse(path, root)
+
+    def lists(self, root: Path) -> bool:
+        """Whether the corpus's own table is in a folder."""
+        return bool(self.table) and any(root.glob(self.table))
 
     def parse(self, path: Path, root: Path) -> dict[str, str] | None:
         """What the path of a recording tells; `None` if it is not named as in this corpus."""
@@ -80,13 +110,20 @@ class Grammar:
         found = {name: value for name, value in match.groupdict().items() if value is not None}
         return {**found, "label": found["label"].lower(), "speaker": found["speaker"].lower()}
 
+    @property
+    def what(self) -> str:
+        """How its recordings are known, for messages."""
+        return f"listed in {self.table}" if self.listing else "named as in it"
+
     def subset(self, name: str | None) -> Subset:
         """A subset, by default the first."""
         return self.subsets[name or next(iter(self.subsets))]
 
 
 def is_here(grammar: Grammar, root: Path) -> bool:
-    """Whether nearly all of the first recordings below a folder are named as in the corpus."""
+    """Whether a folder has the corpus's table, or nearly all of its first recordings are named as in the corpus."""
+    if grammar.listing is not None:
+        return grammar.lists(root)
     looked_at = list(itertools.islice(_recordings(root), _LOOKED_AT))
     return sum(grammar.parse(path, root) is not None for path in looked_at) > 0.8 * len(looked_at)
 
@@ -99,13 +136,17 @@ def read_names(root: str | Path, *, grammar: Grammar, subset: str | None = None)
         ValueError: If two recordings of one name are in different folders.
     """
     root, chosen = Path(root).expanduser().absolute(), grammar.subset(subset)
-    rows: list[dict[str, str]] = []
-    for path in _recordings(root):
-        told = grammar.parse(path, root)
-        if told and told["label"] in chosen.labels and all(told[name] == value for name, value in chosen.where.items()):
-            rows.append({**told, "audio": str(path), "utterance": path.stem})
+    rows: list[dict[str, Any]] = [
+        {**told, "audio": str(path), "utterance": path.stem}
+        for path, told in grammar.told(root)
+        if told and chosen.has(told)
+    ]
     if not rows:
-        raise FileNotFoundError(f"root must hold {grammar.info.title}, {root} has no recording named as in it")
+        raise FileNotFoundError(f"root must hold {grammar.info.title}, {root} has no recording {grammar.what}")
+    if missing := [row["audio"] for row in rows if not Path(row["audio"]).is_file()]:
+        raise FileNotFoundError(f"{len(missing)} of {len(rows)} recordings are missing: {', '.join(missing[:_SHOWN])}")
+    if sexes := grammar.sexes(root) if grammar.sexes else {}:
+        rows = [{**row, "sex": sexes.get(row["speaker"], "")} for row in rows]
     if len({row["utterance"] for row in rows}) < len(rows):
         rows = [{**row, "utterance": f"{Path(row['audio']).parent.name}/{row['utterance']}"} for row in rows]
     rows.sort(key=lambda row: (row["speaker"], row["utterance"]))
@@ -115,7 +156,7 @@ def read_names(root: str | Path, *, grammar: Grammar, subset: str | None = None)
     return _dataset(rows, grammar, chosen)
 
 
-def _dataset(rows: list[dict[str, str]], grammar: Grammar, subset: Subset) -> Dataset:
+def _dataset(rows: list[dict[str, Any]], grammar: Grammar, subset: Subset) -> Dataset:
     names = list(dict.fromkeys(subset.labels.values()))
     features: dict[str, Any] = {"audio": SpeechAudio(), "label": ClassLabel(names=names)}
     columns: dict[str, list[Any]] = {
@@ -127,6 +168,9 @@ def _dataset(rows: list[dict[str, str]], grammar: Grammar, subset: Subset) -> Da
     for name in ("utterance", "speaker", "sex", *_COLUMNS):
         if all(name in row for row in rows):
             columns[name], features[name] = [row[name] for row in rows], Value("string")
+    for name in _TARGETS:
+        if all(name in row for row in rows):
+            columns[name], features[name] = [row[name] for row in rows], Value("float64")
     info = grammar.info.dataset_info(Features(features))
     info.description = f"{grammar.info.title}: {', '.join(names)}."
     return Dataset.from_dict(columns, info=info)
@@ -140,27 +184,51 @@ def check_names(root: str | Path, *, grammar: Grammar) -> CorpusReport:
         published_labels=dict(grammar.published) or dict.fromkeys(chosen.labels, 0), counts={"": Counter()},
     )  # fmt: skip
     used: dict[str, Path] = {}
-    for path in _recordings(root):
-        told = grammar.parse(path, root)
+    for path, told in grammar.told(root):
         if told is None:
             report.passed_over[f"recordings of other names, such as {path.relative_to(root)}"] += 1
-        elif told["label"] not in chosen.labels or any(told[name] != value for name, value in chosen.where.items()):
+        elif not chosen.has(told):
             report.skipped[told["label"]] += 1
         else:
             used[path.relative_to(root).as_posix()] = path
             report.counts[""][told["label"]] += 1
     if not used:
-        raise FileNotFoundError(f"root must hold {grammar.info.title}, {root} has no recording named as in it")
+        raise FileNotFoundError(f"root must hold {grammar.info.title}, {root} has no recording {grammar.what}")
     report.audio = listen(used)
     report.audio.pop("another rate", None)  # compared with the published rate instead
     judge_recordings(report)
-    if other := [name for name, path in used.items() if _rate(path) not in (None, grammar.rate)]:
+    if grammar.rate and (other := [name for name, path in used.items() if _rate(path) not in (None, grammar.rate)]):
         shown = ", ".join(other[:_SHOWN]) + (", ..." if len(other) > _SHOWN else "")
         report.notes.append(f"{len(other)} recording(s) are not at the published {grammar.rate} Hz: {shown}")
     found = report.counts[""]
-    if found.total() != grammar.total or (grammar.published and dict(found) != dict(grammar.published)):
+    if not grammar.total:
+        report.notes.append("the published counts are not known")
+    elif found.total() != grammar.total or (grammar.published and dict(found) != dict(grammar.published)):
         report.notes.append("the counts are not the published ones (see the table)")
     return report
+
+
+def read_csv(path: Path, *needed: str) -> list[dict[str, str]]:
+    """The rows of a corpus's CSV table.
+
+    Raises:
+        ValueError: If a column is missing; names the file and lists what there is.
+    """
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if missing := [name for name in needed if name not in (reader.fieldnames or ())]:
+        raise ValueError(f"{path} must have the column {missing[0]!r}, it has {', '.join(reader.fieldnames or ())}")
+    return rows
+
+
+def number(text: str) -> float | None:
+    """A number of a table; `None` where there is none, or NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _rate(path: Path) -> int | None:

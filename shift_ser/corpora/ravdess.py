@@ -15,7 +15,6 @@ GRAMMAR = Grammar(
         title="RAVDESS",
         description="RAVDESS: neutral, calm, happy, sad, angry, fearful, disgust, surprised.",
         language="en",
-        license="cc-by-nc-sa-4.0",
         homepage="https://zenodo.org/records/1188976",
         citation="Livingstone, Russo: Ryerson Audio-Visual Database of Emotional Speech and Song, PLoS ONE 13, 2018",
     ),

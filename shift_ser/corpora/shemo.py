@@ -1,4 +1,4 @@
-"""ShEMO: 87 Persian speakers of radio plays, six emotions, names such as `F01A01.wav`."""
+"""ShEMO: Persian speakers of radio plays, six emotions, names such as `F01A01.wav`."""
 
 from .corpus import CorpusInfo
 from .names import Grammar, Subset
@@ -18,8 +18,7 @@ GRAMMAR = Grammar(
         "all": Subset("all six emotions", LABELS),
         "without_fear": Subset("without fear, of which there is little", {c: n for c, n in LABELS.items() if c != "f"}),
     },
-    total=3000,
-    rate=44100,
+    total=2838,
     sex_of=lambda row: "female" if row["speaker"].startswith("f") else "male",
     protocol="speaker groups",
 )

@@ -10,7 +10,6 @@ GRAMMAR = Grammar(
         title="SUBESCO",
         description="SUBESCO: angry, disgust, fear, happy, neutral, sad, surprise.",
         language="bn",
-        license="cc-by-4.0",
         homepage="https://zenodo.org/records/4526477",
         citation="Sultana et al.: SUST Bangla Emotional Speech Corpus (SUBESCO), PLoS ONE 16, 2021",
     ),
@@ -18,7 +17,6 @@ GRAMMAR = Grammar(
     subsets={"all": Subset("all seven emotions", LABELS)},
     published=dict.fromkeys(LABELS, 1000),
     total=7000,
-    rate=48000,
     sex_of=lambda row: "female" if row["speaker"].startswith("f") else "male",
     protocol="speaker groups (five folds of four actors)",
 )

@@ -10,7 +10,6 @@ GRAMMAR = Grammar(
         title="TESS",
         description="TESS: angry, disgust, fear, happy, neutral, sad, surprise.",
         language="en",
-        license="cc-by-nc-nd-4.0",
         homepage="https://doi.org/10.5683/SP2/E8H2MF",
         citation="Pichora-Fuller, Dupuis: Toronto emotional speech set (TESS), 2020",
     ),

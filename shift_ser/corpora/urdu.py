@@ -17,7 +17,6 @@ GRAMMAR = Grammar(
     subsets={"all": Subset("all four emotions", LABELS)},
     published=dict.fromkeys(LABELS, 100),
     total=400,
-    rate=44100,
     sex_of=lambda row: "female" if row["speaker"].startswith("sf") else "male",
     protocol="speaker groups",
 )

@@ -1,0 +1,46 @@
+"""MSP-IMPROV: twelve actors in six sessions, four emotions, labels in `Evaluation.txt`."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .corpus import CorpusInfo
+from .names import Grammar, Subset, number
+
+TABLE = "Evaluation.txt"
+LABELS = {"A": "anger", "H": "happiness", "S": "sadness", "N": "neutral"}  # O and X are left out
+_LINE = re.compile(r"UTD-(IMPROV-S\d\d[AHNS]-([FM]\d\d)-[PRST]-\w+)\.avi;\s*([A-Z]);(.*)")
+_TARGETS = {"valence": "V", "arousal": "A", "dominance": "D"}
+
+
+def listing(root: Path) -> Iterator[dict[str, Any]]:
+    """Each label line of `Evaluation.txt`; those of raters below it are not read."""
+    there = {path.stem: path for path in root.glob("session*/**/MSP-IMPROV-*.wav")}
+    text = (root / TABLE).read_text(encoding="utf-8", errors="replace")
+    for match in filter(None, map(_LINE.fullmatch, map(str.strip, text.splitlines()))):
+        name, speaker, label, values = match.groups()
+        given = dict(re.findall(r"\b([VAD]):\s*([^;\s]+)", values))
+        yield {
+            "audio": str(there.get(f"MSP-{name}", root / f"MSP-{name}.wav")),
+            "label": label,
+            "speaker": speaker,
+            "session": str(int(speaker[1:])),
+            **{column: number(given.get(key, "")) for column, key in _TARGETS.items()},
+        }
+
+
+GRAMMAR = Grammar(
+    info=CorpusInfo(
+        name="msp-improv",
+        title="MSP-IMPROV",
+        description=f"MSP-IMPROV: {', '.join(LABELS.values())}.",
+        language="en",
+    ),
+    table=TABLE,
+    listing=listing,
+    subsets={"four_classes": Subset("anger, happiness, sadness, neutral", LABELS)},
+    sex_of=lambda row: "female" if row["speaker"].startswith("F") else "male",
+    protocol="leave one session out (six folds)",
+)
+ENTRY = GRAMMAR.entry()
