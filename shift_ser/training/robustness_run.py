@@ -113,5 +113,5 @@ def _others(audio: Any, speakers: Sequence[Any], row: int, seed: int) -> list[np
     """Utterances of other speakers, drawn for this one; those alone are read."""
     rows = [index for index, speaker in enumerate(speakers) if speaker != speakers[row]]
     rng = np.random.default_rng([seed, row])
-    drawn = rng.choice(rows, size=min(_DRAWN, len(rows)), replace=False) if rows else []
-    return [audio[int(index)]["array"] for index in drawn]
+    drawn: Sequence[int] = rng.choice(rows, size=min(_DRAWN, len(rows)), replace=False).tolist() if rows else []
+    return [audio[index]["array"] for index in drawn]
