@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
+from ..model.speech_input import printable
 
 logger = logging.getLogger(__name__)
 
@@ -212,9 +213,9 @@ def find_recordings(places: Iterable[str | os.PathLike]) -> Iterator[str]:
                 found.add(path)
                 yield path
         if skipped:
-            some = ", ".join(f"{path} ({why})" for path, why in list(skipped.items())[:_SHOWN])
+            some = ", ".join(f"{printable(path)} ({why})" for path, why in list(skipped.items())[:_SHOWN])
             more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-            logger.warning("%s: %d files are skipped: %s%s", place, len(skipped), some, more)
+            logger.warning("%s: %d files are skipped: %s%s", printable(place), len(skipped), some, more)
 
 
 def classify_recordings(

@@ -76,13 +76,23 @@ def read_audio(
         (16000,)
     """
     content = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
-    name = str(source) if content is None else f"audio of {len(content)} bytes"
+    name = printable(source) if content is None else f"audio of {len(content)} bytes"
     if sf is None:
         raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
     with open_file(source, name=name) if content is None else _Content(content) as file:
         options: dict[str, Any] = {"name": name, "allow_truncated": allow_truncated, "max_seconds": max_seconds}
         samples, rate = _decode(file, path=None if content is not None else source, **options)
     return to_mono(samples, rate, sampling_rate=sampling_rate, name=name, max_seconds=max_seconds)
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A path as messages show it: bytes of a file name that are not UTF-8 become a replacement character.
+
+    Example:
+        >>> printable("a" + chr(0xDCFF) + ".wav") == "a" + chr(0xFFFD) + ".wav"
+        True
+    """
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def load_speech(speech: Any, *, sampling_rate: int = SAMPLING_RATE, **options: Any) -> np.ndarray:
