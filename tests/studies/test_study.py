@@ -339,7 +339,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(write, tmp_path, monkeyp
 
 def test_a_corpus_that_cannot_be_read_fails_its_cells_alone(write, small_corpus, tmp_path, monkeypatch):
     broken = Path(shutil.copytree(small_corpus, tmp_path / "broken"))
-    next(broken.rglob("wav/*/Ses01*impro*/Ses*.wav"), next(broken.rglob("Ses01*.wav"))).write_bytes(b"")
+    next(broken.glob("Session1/sentences/wav/*/Ses01*.wav")).write_bytes(b"")
     monkeypatch.setattr("shift_ser.studies.study.run_cell", lambda *_, **__: None)
     grid = {"variant": ["linear", "cnn"], "corpus": [str(broken), str(small_corpus)]}
     study = run_study(write(grid), output_dir=tmp_path / "out")

@@ -170,10 +170,10 @@ def test_the_trainer_takes_batches_of_like_length_and_the_same_after_a_resume(wa
     assert sorted(whole.seen[:21]) == sorted(whole.seen[21:]) == list(range(21))
     assert whole.seen[:21] != whole.seen[21:]
     again = Waveforms()
-    trainer = make_trainer(tiny_model("linear"), again, tmp_path, save_steps=1, **way)
+    trainer = make_trainer(tiny_model("linear"), again, tmp_path, **way)
     steps = len(trainer.get_train_dataloader())
     assert steps == {"train_sampling_strategy": 6}.get(next(iter(way)), steps) > 2
-    trainer.args.save_strategy, trainer.args.max_steps = "steps", steps + 2
+    trainer.args.save_strategy, trainer.args.save_steps, trainer.args.max_steps = "steps", 1, steps + 2
     trainer.train()
     again.seen.clear()
     later = make_trainer(tiny_model("linear"), again, tmp_path, **way)
