@@ -1,12 +1,13 @@
 # make demo   train and evaluate on a spoken corpus, then classify a file
 # make test   the tests and the examples in the docstrings
 # make check  make test, lint, format and types
+# make docs   the documentation, in docs/_build; warnings are errors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/shift-ser demo
@@ -19,6 +20,9 @@ check: $(VENV)/.installed-dev test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
 # One environment; each set of packages is installed once, and again when the project's needs change.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,4 +30,4 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .coverage
+	rm -rf $(VENV) build docs/_build *.egg-info .coverage
