@@ -48,6 +48,7 @@ def folder(finished, encoder, small_corpus, tmp_path_factory):
     shutil.copytree(finished[0].output_dir, root / "runs" / "demo")
     (root / "encoder").symlink_to(encoder)
     (root / "IEMOCAP_full_release").symlink_to(small_corpus)
+    shutil.copytree(small_corpus, root / "corpora" / "demo")
     for place in ("recordings", "call_centre"):
         (root / place).mkdir()
     for number in range(24):
@@ -114,6 +115,7 @@ def smaller(words):
     return [*flags, *([] if "--output_dir" in words else ["--output_dir", f"runs/{name}"])]
 
 
+@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # torch's ONNX exporter
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
