@@ -5,7 +5,6 @@ few epochs where they train; of studies and of `pip`, `make` and `python` lines 
 cannot run offline is marked in the page, `<!-- skip: next "needs IEMOCAP" -->`.
 """
 
-import importlib.metadata
 import importlib.util
 import re
 import shlex
@@ -22,15 +21,9 @@ from conftest import command_line, speech_batch, tiny_model
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-<<<<<<< HEAD
-from shift_ser.cli import cli
-from shift_ser.corpora import corpora_table
-from shift_ser.model import heads
-=======
 import shift_ser
-from shift_ser.corpora import CORPORA
+from shift_ser.corpora import CORPORA, corpora_table
 from shift_ser.model.heads import HEADS
->>>>>>> 78e2b7c (Documentation site; every block of README and docs runs in the tests; README stands alone on a package index)
 from shift_ser.recipes import find_recipe, find_study
 from shift_ser.training.cross_validation import CrossValidation
 from shift_ser.training.protocols import PROTOCOLS
@@ -57,24 +50,17 @@ def folder(finished, encoder, small_corpus, tmp_path_factory):
         sf.write(root / "call_centre" / f"agent{who}_{('ang', 'sad')[label]}_{number}.wav", sound, 16000)
         rows.append({"path": f"recordings/{number}.wav", "emotion": ("angry", "sad")[label], "who": f"speaker{who}"})
     pd.DataFrame(rows).to_csv(root / "speech.csv", index=False)
+    sf.write(root / "dialog.wav", rng.normal(0, 0.1, 48000), 16000)
+    (root / "turns.rttm").write_text("SPEAKER dialog 1 0.5 1.5 <NA> <NA> anna <NA> <NA>\n")
     sf.write(root / "speech.wav", rng.normal(0, 0.1, 8000), 8000)
     return root
 
 
-<<<<<<< HEAD
-def test_the_table_of_corpora_is_that_of_the_readers():
-    assert (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").endswith(f"\n\n{corpora_table()}\n")
-
-
-def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
-=======
 def shell(example):
     """Run each command of a block."""
     for line in example.parsed.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
             run(words)
->>>>>>> 78e2b7c (Documentation site; every block of README and docs runs in the tests; README stands alone on a package index)
 
 
 def run(words):
@@ -96,7 +82,8 @@ def run(words):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.M), words
     else:
         assert words[:2] == ["pip", "install"], words
-        extras = importlib.metadata.metadata("shift-ser").get_all("Provides-Extra")
+        section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+        extras = re.findall(r"^(\w+) = \[", section.partition("\n[")[0], flags=re.M)
         for named in re.findall(r"\[(.*?)\]", " ".join(words)):
             assert set(named.split(",")) <= set(extras), words
 
@@ -152,3 +139,7 @@ def test_the_head_of_the_page_on_extending_is_one(capsys):
         next(iter(Sybil([PythonCodeBlockParser()]).parse(ROOT / "docs" / "extend.md").examples())).evaluate()
         padded = tiny_model("shiftgated")(*speech_batch((4000, 2500))).logits
     assert capsys.readouterr().out == "[0, 1]\n" and padded.shape == (2, 4)
+
+
+def test_the_table_of_corpora_is_that_of_the_readers():
+    assert (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").endswith(f"\n\n{corpora_table()}\n")
