@@ -102,7 +102,7 @@ def smaller(words):
     return [*flags, *([] if "--output_dir" in words else ["--output_dir", f"runs/{name}"])]
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name. batch will not be used:UserWarning")  # torch's ONNX exporter
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # torch's ONNX exporter
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
