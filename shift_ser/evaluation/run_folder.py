@@ -29,6 +29,7 @@ FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole 
 FOLD_FAILURE = "failed.json"
 VALIDATION_PREDICTIONS = "validation_predictions.csv"
 CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"  # folder of its logs, with `--report_to tensorboard`
 # In the folder of a study
 CELL = "cell.json"  # in each cell's folder, written last
 STUDY_ROWS = "study.csv"

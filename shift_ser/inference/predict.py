@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import difflib
 import io
 import logging
 import math
@@ -18,11 +17,11 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import soundfile as sf
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
+from ..model.model_place import check_model_place
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
 from ..model.speech_input import printable
 
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 _SCORE = "score_"
 BFLOAT16_BOUND = 0.1  # most that bfloat16 may change a logit, as a share of how far logits lie apart (at least 1)
-_HUB_SECONDS = 5.0  # what the Hub gets to answer before its models count as out of reach
 
 DTYPES = ("auto", "float32", "bfloat16")
 SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {".aif", ".oga", ".opus"}
@@ -136,48 +134,6 @@ def bfloat16_change(classifier: ShiftAudioClassificationPipeline, exact: torch.n
         coarse = classifier.model(**features).logits.float()
         logits = exact(**features.to(dtype=torch.float32)).logits
     return float((coarse - logits).abs().max() / (logits.max() - logits.min()).clamp(min=1.0))
-
-
-def check_model_place(model: str) -> None:
-    """Say soon and plainly why nothing can be loaded from there.
-
-    Args:
-        model: Folder or Hub name.
-
-    Raises:
-        FileNotFoundError: If it looks like a folder and does not exist.
-        OSError: If it is a Hub name that is not in the cache, and the Hub is switched off or does not answer.
-        ValueError: If it is a file, or a folder without a model.
-    """
-    path = Path(model)
-    if path.is_dir():
-        if not (path / "config.json").exists() and not (path / "adapter_config.json").exists():
-            inside = sorted(file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/config.json"))
-            hint = f": did you mean {str(inside[0])!r}?" if inside else ""
-            raise ValueError(f"model must be a folder with a config.json, got {model!r}, which has none{hint}")
-    elif path.exists():
-        raise ValueError(f"model must be a folder or a Hub name, got the file {model!r}")
-    elif model.startswith((".", "/", "~")) or model.count("/") > 1 or (path.parent != Path() and path.parent.exists()):
-        beside = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.exists() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f": did you mean {str(path.parent / near[0])!r}?" if near else ""
-        raise FileNotFoundError(f"model must be an existing folder or a Hub name, got {model!r}{hint}")
-    elif not isinstance(try_to_load_from_cache(model, "config.json"), str):
-        _check_hub(model)
-
-
-def _check_hub(model: str) -> None:
-    """The Hub can be asked for a model that is not on this disk."""
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else None
-    try:
-        if why is None:
-            httpx.head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except httpx.HTTPError as error:
-        why = f"{constants.ENDPOINT} does not answer ({error or type(error).__name__})"
-    if why is not None:
-        raise OSError(
-            f"model {model!r} is no folder here, and the Hub is out of reach: {why}. Name a saved model's folder"
-        )
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

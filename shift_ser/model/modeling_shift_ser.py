@@ -1,6 +1,7 @@
 """ShiftModel and ShiftForSequenceClassification: a speech encoder with a temporal shift head."""
 
 import json
+import os
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from .configuration_shift_ser import (
 )
 from .encoders import check_padding, encode
 from .heads import HEADS, ShiftHead
+from .model_place import check_model_place
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
@@ -80,12 +82,14 @@ class LoadableModel(PreTrainedModel):
 
         Raises:
             ValueError: If the checkpoint lacks weights of the encoder.
+            OSError: If there is no such folder, or the encoder is not on this disk and the Hub is out of reach.
 
         Example:
             model = ShiftForSequenceClassification.from_encoder_pretrained(
                 "facebook/hubert-base-ls960", variant="shiftformer", num_labels=4
             )
         """
+        check_model_place(os.fspath(name_or_path), option="name_or_path")
         encoder, loaded = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
         missing = sorted(name for name in loaded["missing_keys"] if name != "masked_spec_embed")
         if missing:

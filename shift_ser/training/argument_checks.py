@@ -76,6 +76,11 @@ def check_ignored(arguments: Any) -> None:
     for name, reason in FIXED.items():
         if _is_said(arguments, options[name]) and _plain(getattr(arguments, name)) != _DONE_ANYWAY.get(name):
             raise ValueError(f"{name} must be left out: {reason}; got {_plain(getattr(arguments, name))!r}")
+    if not arguments.selects and _is_said(arguments, options["selection_metric"]):
+        raise ValueError(
+            f"selection_metric must be left out with protocol {arguments.protocol!r}, where nothing selects; got"
+            f" {arguments.selection_metric!r}"
+        )
     read = SCHEDULE_READS[arguments.schedule]
     for names in SCHEDULE_READS.values():
         for name in names:
@@ -84,6 +89,15 @@ def check_ignored(arguments: Any) -> None:
                     f"{name} must be left out with schedule {arguments.schedule!r}, which reads {', '.join(read)};"
                     f" got {_plain(getattr(arguments, name))!r}"
                 )
+
+
+def check_together(model_args: Any, data_args: Any) -> None:
+    """Refuse what is said to one argument class and means nothing for what is said to another."""
+    if data_args.cache_convolutions and model_args.scenario == "feature_extraction":
+        raise ValueError(
+            "cache_convolutions must be left out with scenario 'feature_extraction', which keeps the frames of the"
+            " whole encoder; got True"
+        )
 
 
 def check_trackers(report_to: Any) -> None:

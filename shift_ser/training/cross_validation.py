@@ -52,12 +52,13 @@ from ..evaluation.run_folder import (
     write_text,
 )
 from ..evaluation.uncertainty import describe as describe_uncertainty
+from .argument_checks import check_together
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .baselines import run_baselines
 from .data import SpeechCorpus
 from .feature_cache import encoder_fingerprint
 from .fold import FoldRun
-from .fold_plan import check_plan, shared_sentences
+from .fold_plan import FoldPlan, check_plan, shared_sentences
 from .options import settings_words
 from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds
 from .run_lock import HOLDER, LOCK, run_lock
@@ -102,6 +103,7 @@ class CrossValidation:
     ) -> None:
         self.model_args, self.data_args, self.run_args = model_args, data_args, copy.copy(run_args)
         self.output_dir = Path(run_args.output_dir)
+        check_together(model_args, data_args)
         self.corpus = SpeechCorpus(model_args, data_args, dataset=dataset)
         model_args.check()
         self._choose_units()
@@ -162,9 +164,11 @@ class CrossValidation:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        self._claim_output_dir()
         folds = self.run_args.folds or [plan.fold for plan in self.plans]
         asked = [run for run in self.fold_runs if run.plan.fold in folds]
+        self.corpus.check_batch_seconds(self.run_args.max_batch_seconds)
+        self._check_plans([plan for plan in self.plans if plan.fold in folds])
+        self._claim_output_dir()
         if self.run_args.evaluate_only:
             return self._report([run.evaluate(self._predictions_path(run)) for run in asked], missing=[])
         self._train(asked)
@@ -206,16 +210,16 @@ class CrossValidation:
         return runs
 
     def _train(self, asked: Sequence[FoldRun]) -> None:
-        """Run the folds that are not done, after a look at who could leak into what."""
+        """Run the folds that are not done."""
         self.failed = []
         todo = [run for run in asked if not run.result]
-        self._check_plans([run for run in todo if run.seed == todo[0].seed])
         for run in asked:
             if run not in todo:
                 logger.info("%s is done, its result is kept: %s", run.name, run.folder)
                 run.tidy()
                 continue
             try:
+                self.corpus.check_unchanged()
                 run.run()
             except Exception as error:
                 if PartialState().num_processes > 1:
@@ -225,13 +229,12 @@ class CrossValidation:
                 run.note_failure(reason)
                 self.failed.append(_entry(run, reason))
 
-    def _check_plans(self, runs: Sequence[FoldRun]) -> None:
+    def _check_plans(self, plans: Sequence[FoldPlan]) -> None:
         """Refuse leaks that names do not show, and tell of sentences that are spoken in several parts."""
-        hashes = self.corpus.content_hashes if runs else None
-        for run in runs:
-            check_plan(run.plan, self.corpus.dataset, content_hashes=hashes)
-            counts = shared_sentences(run.plan, self.corpus.dataset)
-            logger.info("fold %d: test utterances whose script is in another part: %s", run.plan.fold, counts)
+        for plan in plans:
+            check_plan(plan, self.corpus.dataset, content_hashes=self.corpus.content_hashes)
+            counts = shared_sentences(plan, self.corpus.dataset)
+            logger.info("fold %d: test utterances whose script is in another part: %s", plan.fold, counts)
 
     def _predictions_path(self, run: FoldRun) -> Path:
         return self.results_dir / run.folder.relative_to(self.output_dir) / PREDICTIONS

@@ -1,7 +1,9 @@
 """A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,9 +13,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..corpora import corpus_info, load_corpus
-from ..corpora.corpus import SAMPLING_RATE, Recording, scan_recordings
+from ..corpora.corpus import SAMPLING_RATE, Recording, SpeechAudio, scan_recordings
 from ..evaluation.predictions import PROBABILITY, Predictions
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from ..model.model_place import check_model_place
 from .arguments import DataArguments, ModelArguments
 from .feature_cache import FrameCache, FrameDataset, encode_dataset
 
@@ -42,6 +45,7 @@ class SpeechCorpus:
         self, model_args: ModelArguments, data_args: DataArguments, *, dataset: datasets.Dataset | None = None
     ) -> None:
         self.data_args = data_args
+        check_model_place(model_args.encoder_path, option="encoder")
         self.feature_extractor = build_feature_extractor(model_args, data_args)
         self.dataset = load_corpus(data_args.corpus if dataset is None else dataset, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
@@ -50,6 +54,8 @@ class SpeechCorpus:
         self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))
         self.cache: FrameCache | None = None
         self._row_of = {utterance: row for row, utterance in enumerate(names)}
+        self._encoder_path = model_args.encoder_path
+        self._files = self._file_states()
 
     @cached_property
     def recordings(self) -> dict[str, Recording]:
@@ -59,6 +65,43 @@ class SpeechCorpus:
             ValueError: If one cannot be used; the message names it.
         """
         return scan_recordings(self.dataset)
+
+    def _file_states(self) -> dict[str, tuple[int, int] | None]:
+        """Size and time of change of each recording and each file of the encoder; `None` of one that is not there."""
+        audio = self.dataset.cast_column("audio", SpeechAudio(decode=False))["audio"]
+        encoder = [str(path) for path in Path(self._encoder_path).rglob("*") if path.is_file()]
+        return {path: _state_of(path) for path in (*audio, *encoder)}
+
+    def check_unchanged(self) -> None:
+        """Look whether the files are those that the corpus was made of; costs a glance at each, reads none.
+
+        Raises:
+            OSError: If one has changed or is gone; the message names it.
+        """
+        now = self._file_states()
+        changed = [path for path in {**self._files, **now} if self._files.get(path) != now.get(path)]
+        if changed:
+            raise OSError(
+                f"recordings and encoder must stay as they were when the run began, {changed[0]!r} has changed"
+                + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+            )
+
+    def check_batch_seconds(self, most: float | None) -> None:
+        """Refuse batches that the longest utterance does not fit into.
+
+        Args:
+            most: `max_batch_seconds`.
+
+        Raises:
+            ValueError: If there is a longer utterance; the message names it.
+        """
+        name, recording = max(self.recordings.items(), key=lambda item: item[1].num_samples)
+        longest = min(recording.num_samples / SAMPLING_RATE, self.data_args.max_seconds)
+        if most is not None and most < longest:
+            raise ValueError(
+                f"max_batch_seconds must be at least the length of the longest utterance, {longest:g} s ({name!r}),"
+                f" got {most:g}"
+            )
 
     @property
     def content_hashes(self) -> dict[str, str]:
@@ -143,6 +186,14 @@ class WaveformDataset(Dataset[dict[str, Any]]):
         row = self.rows[index]
         features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
         return {"input_values": features["input_values"][0], "labels": row["label"]}
+
+
+def _state_of(path: str) -> tuple[int, int] | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
 
 
 def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:

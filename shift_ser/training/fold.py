@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import set_seed
-from transformers.integrations import is_fsdp_enabled
+from transformers.integrations import TensorBoardCallback, is_fsdp_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..cpu import use_matrix_convolutions
@@ -24,6 +24,7 @@ from ..evaluation.run_folder import (
     FOLD_FAILURE,
     FOLD_RESULT,
     PREDICTIONS,
+    TENSORBOARD,
     VALIDATION_PREDICTIONS,
     read_json,
     write_json,
@@ -255,6 +256,9 @@ class FoldRun:
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # else: with the checkpoints
+                callback.logging_dir = str(self.folder / TENSORBOARD / Path(run_args.output_dir).name)
         return trainer
 
     def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], Predictions]:

@@ -106,7 +106,7 @@ def test_protocol_and_schedule(tmp_path):
         RunArguments(protocol="best", use_cpu=True)
     with pytest.raises(ValueError, match=r"schedule must be one of \('authors_cosine', .*\), got 'cosine'"):
         RunArguments(schedule="cosine", use_cpu=True)
-    run = RunArguments(protocol="authors", use_cpu=True, selection_metric="wa")
+    run = RunArguments(protocol="authors", use_cpu=True)
     assert not run.selects and run.metric_for_best_model is None
     assert RunArguments(use_cpu=True, selection_metric="wa").metric_for_best_model == "eval_validation_wa"
 
@@ -199,6 +199,7 @@ def test_a_layer_of_the_encoder_by_name_or_number(recipe, said, layer):
         {"schedule": "authors_cosine", "warmup_steps": 10},
         {"schedule": "authors_finetuning", "lr_scheduler_type": "cosine"},
         {"schedule": "authors_finetuning", "min_learning_rate": 1e-6}, {"warmup_epochs": 2},
+        {"protocol": "authors", "selection_metric": "wa"},
     ],
     ids=str,
 )  # fmt: skip

@@ -420,6 +420,11 @@ def not_finite(audio):
     return audio
 
 
+def infinite(audio):
+    audio[2]["array"][7] = np.inf
+    return audio
+
+
 def empty(audio):
     audio[2]["array"] = audio[2]["array"][:0]
     return audio
@@ -436,6 +441,7 @@ def too_short(audio):
         (Unreadable, "Format not recognised"),
         (bad_rate, "and not 8000"),
         (not_finite, "it holds NaN or infinity"),
+        (infinite, "it holds NaN or infinity"),
         (empty, "it is empty"),
         (too_short, "."),
         (lambda audio: [*audio[:2], None], "NoneType"),

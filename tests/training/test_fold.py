@@ -365,6 +365,23 @@ def test_a_recording_that_vanishes_fails_the_folds_it_is_missing_in(
     assert wav.stem in results["missing"][0]["reason"] and results["missing"][0]["fold"] == 1
 
 
+@pytest.mark.parametrize("what", ["recording", "encoder"])
+def test_what_changes_between_two_folds_fails_the_second(
+    what, small_corpus, encoder, cross_validate, tmp_path, monkeypatch
+):
+    corpus, copy = (shutil.copytree(folder, tmp_path / folder.name) for folder in (small_corpus, encoder))
+    path = next(corpus.rglob("wav/*/Ses03F_impro01_F000.wav")) if what == "recording" else copy / "model.safetensors"
+
+    def fail_and_change(self):
+        flip(path)
+        raise FloatingPointError("loss")
+
+    monkeypatch.setattr(FoldRun, "run", fail_and_change)
+    told = rf"fold 1: FloatingPointError: loss; fold 2: OSError: recordings and encoder must .*'{path}' has changed"
+    with pytest.raises(AllFoldsFailed, match=told):
+        cross_validate(tmp_path / "out", "--folds", 1, 2, "--encoder", copy, corpus=corpus).run()
+
+
 def test_an_error_in_the_program_keeps_its_traceback(cross_validate, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(FoldRun, "_score", lambda *_: len(3))
     with pytest.raises(
@@ -380,7 +397,7 @@ def test_a_recording_in_two_parts_is_refused_before_training(small_corpus, cross
     shutil.copyfile(first, second)
     with pytest.raises(ValueError, match=rf"fold 1: the recording of .*{second.stem}.* is in both train and test"):
         cross_validate(tmp_path / "out", corpus=corpus).run()
-    assert not (tmp_path / "out" / "fold1").exists()
+    assert not list((tmp_path / "out").glob("[!.]*"))  # the folder is still free for a run of another corpus
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
+import itertools
 import math
 
 import pytest
 import torch
 from conftest import CASES, golden_model, tiny_model
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from shift_ser.model.heads import variants
 from shift_ser.training.arguments import RunArguments
@@ -26,16 +28,18 @@ class Noise(Dataset):
         return {"encoder_hidden_states": torch.randn(3 + index % 4, 24, generator=generator), "labels": index % 4}
 
 
-def make_trainer(folder, *, size=20, callbacks=(), **options) -> ShiftTrainer:
+def make_trainer(folder, *, size=20, callbacks=(), weighted=False, **options) -> ShiftTrainer:
+    if options.get("schedule") != "transformers":
+        options = {"warmup_epochs": 1, **options}
     arguments = RunArguments(
         **{
             "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "report_to": "none",
             "protocol": "authors", "num_train_epochs": 2, "per_device_train_batch_size": 4, "optim": "adamw_torch",
-            "learning_rate": 5e-4, "weight_decay": 0.05, "schedule": "authors_cosine", "warmup_epochs": 1, **options,
+            "learning_rate": 5e-4, "weight_decay": 0.05, "schedule": "authors_cosine", **options,
         }
     )  # fmt: skip
     arguments.eval_strategy = arguments.save_strategy = "no"
-    model, _ = golden_model("shiftformer")
+    model = tiny_model(use_weighted_layer_sum=True) if weighted else golden_model("shiftformer")[0]
     model.shift_ser.encoder = None
     return ShiftTrainer(
         model=model, args=arguments, train_dataset=Noise(size), data_collator=DataCollatorForShift(),
@@ -109,8 +113,10 @@ def test_vectors_and_biases_do_not_decay(variant):
     assert "classifier.weight" in decay
 
 
-def test_trainer_groups_parameters_and_takes_the_schedule(tmp_path):
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_trainer_groups_parameters_and_takes_the_schedule(weighted, tmp_path):
+    """The weights of the sum over layers are a vector whose name says nothing of norms or biases."""
+    trainer = make_trainer(tmp_path, weighted=weighted)
     trainer.create_optimizer()
     decay, rest = trainer.optimizer.param_groups
     assert (decay["weight_decay"], rest["weight_decay"]) == (0.05, 0.0)
@@ -120,6 +126,47 @@ def test_trainer_groups_parameters_and_takes_the_schedule(tmp_path):
     options = {"base": 5e-4, "num_steps": 10, "warmup_steps": 5, "warmup_start": 5e-7, "minimum": 5e-6}
     factor = schedule.lr_lambdas[0]
     assert [5e-4 * factor(step) for step in range(10)] == pytest.approx([cosine_rate(s, **options) for s in range(10)])
+
+
+@pytest.mark.parametrize(("value", "told"), [(float("-inf"), "inf"), (float("nan"), "nan")])
+def test_a_loss_that_is_not_finite_ends_the_training(value, told, tmp_path):
+    trainer = make_trainer(tmp_path, size=4)
+    trainer.model.classifier.bias.data[0] = value  # one of the four utterances has this label
+    with pytest.raises(FloatingPointError, match=f"loss must be finite, got {told} in epoch 1, step 1"):
+        trainer.train()
+
+
+class Weights(TrainerCallback):
+    """The classifier's bias after each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.seen.append(model.classifier.bias.detach().clone())
+
+
+@pytest.mark.parametrize("overflow", [float("inf"), float("nan")])
+def test_an_overflow_under_a_loss_scaler_costs_one_step_and_not_the_training(overflow, tmp_path):
+    weights = Weights()
+    trainer = make_trainer(tmp_path, size=16, num_train_epochs=1, callbacks=[weights], warmup_epochs=0)
+    steps = iter(range(4))
+    trainer.model.classifier.bias.register_hook(lambda gradient: gradient * (overflow if next(steps) == 1 else 1))
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")  # as fp16 makes it where there is a GPU
+    trainer.train()
+    assert trainer.state.global_step == 4
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(weights.seen)]
+    assert moved == [False, True, True]
+    assert all(value.isfinite().all() for value in trainer.model.parameters())
+
+
+def test_an_evaluation_takes_no_random_number_from_the_training(tmp_path):
+    """Also where the model draws while it is evaluated, as LayerDrop in encoders does."""
+    trainer = make_trainer(tmp_path)
+    trainer.model.register_forward_hook(lambda *_: torch.rand(1) and None)
+    before = torch.get_rng_state()
+    trainer.evaluate(Noise(6))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("size", "accumulation", "steps_per_epoch"), [(20, 1, 5), (21, 1, 6), (21, 4, 2), (3, 4, 1)])

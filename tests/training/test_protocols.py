@@ -301,6 +301,10 @@ def test_a_speaker_or_dialog_of_two_sessions_is_refused(column, message, fold_un
         ({"validation": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0"},
          "is in both validation and test"),
         ({"train": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0"}, "is in both train and test"),
+        ({"validation": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0",
+          "test": ("Ses01M_script01_1_F000",)}, "speaker 'Ses01F' is in both validation and test"),
+        ({"validation": ("Ses01F_impro01_F001",), "validation_group": "random 20 %, seed 0",
+          "test": ("Ses01F_impro01_M000",)}, "dialog 'Ses01F_impro01' is in both validation and test"),
     ],
 )  # fmt: skip
 def test_check_plan_names_the_offender_and_the_parts(change, message):
