@@ -24,6 +24,7 @@ from shift_ser.inference.predict import (
     find_recordings,
     load_classifier,
 )
+from shift_ser.model import model_place
 
 RATE = 16000
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -322,10 +323,10 @@ def test_where_no_model_is(saved, tmp_path, monkeypatch):
         OSError, match="model 'someone/model' is no folder here, and the Hub is out of reach: HF_HUB_OFFLINE"
     ):
         load_classifier("someone/model")
-    monkeypatch.setattr(inference.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(model_place.constants, "HF_HUB_OFFLINE", False)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))  # nobody listens there
-        monkeypatch.setattr(inference.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(model_place.constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(OSError, match=r"the Hub is out of reach: http://127\.0\.0\.1:\d+ does not answer"):
             load_classifier("someone/model")
 
