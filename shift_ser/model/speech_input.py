@@ -76,7 +76,9 @@ def read_audio(
         (16000,)
     """
     content = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
-    name = printable(source) if content is None else f"audio of {len(content)} bytes"
+    name = (
+        printable(source) if isinstance(source, (str, os.PathLike)) else f"audio of {memoryview(source).nbytes} bytes"
+    )
     if sf is None:
         raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
     with open_file(source, name=name) if content is None else _Content(content) as file:

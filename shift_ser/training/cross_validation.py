@@ -368,7 +368,7 @@ def cross_validate(
         ValueError: If an option breaks its rule, or `output_dir` holds another run.
         AllFoldsFailed: If no fold is done.
     """
-    kinds = (ModelArguments, DataArguments, RunArguments)
+    kinds: tuple[Any, ...] = (ModelArguments, DataArguments, RunArguments)
     names = [[field.name for field in fields(kind) if field.init] for kind in kinds]
     for name in options:
         if name not in itertools.chain(*names):
