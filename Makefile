@@ -1,6 +1,6 @@
 # make demo   train and evaluate on a spoken corpus, then classify a file
 # make test   the tests and the examples in the docstrings
-# make check  make test, lint, format and types
+# make check  make test, the slow tests, lint, format and types
 # make docs   the documentation, in docs/_build; warnings are errors
 PYTHON ?= python3
 VENV := .venv
@@ -13,9 +13,10 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/shift-ser demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests shift_ser --numprocesses 2 --dist loadfile --cov=shift_ser --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest tests shift_ser -m "not slow" --numprocesses 2 --dist loadfile --cov=shift_ser --cov-report=term --cov-fail-under=95
 
 check: $(VENV)/.installed-dev test
+	$(BIN)/python -m pytest tests -m slow --numprocesses 2 --dist loadfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
