@@ -142,7 +142,7 @@ def encode(
     if convolved or attention_mask is None:
         mask = None if attention_mask is None else attention_mask.bool()
     else:
-        mask = encoder._get_feature_vector_attention_mask(frames.shape[1], attention_mask.long()).bool()
+        mask = frame_mask(encoder, attention_mask, num_frames=frames.shape[1])
     projected = encoder.feature_projection(frames)
     frames = projected[0] if isinstance(projected, tuple) else projected
     if output == FEATURE_PROJECTION:
@@ -152,6 +152,20 @@ def encode(
     if output == "last":
         return last
     return torch.stack(states, dim=1) if output == "all" else states[-1]
+
+
+def frame_mask(encoder: Any, attention_mask: torch.Tensor, *, num_frames: int) -> torch.Tensor:
+    """Bool mask `(batch, num_frames)` of the frames that are speech; every utterance has at least one.
+
+    By comparison, where transformers writes ones at computed places: graphs of it run in every ONNX runtime.
+
+    Args:
+        encoder: Its convolutions count.
+        attention_mask: 1 on speech, 0 on the padding at its right, over samples.
+        num_frames: Length of the batch in frames.
+    """
+    lengths = encoder._get_feat_extract_output_lengths(attention_mask.long().sum(dim=-1)).clamp(min=1)
+    return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
 def _encode_stock(

@@ -16,7 +16,7 @@ from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
     ShiftConfig,
 )
-from .encoders import check_padding, encode
+from .encoders import check_padding, encode, frame_mask
 from .heads import HEADS, ShiftHead
 from .model_place import check_model_place
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
@@ -313,7 +313,7 @@ class ShiftModel(ShiftPreTrainedModel):
         if attention_mask is None or not self.config.mask_padding:
             return None
         if of_samples:
-            attention_mask = self.encoder._get_feature_vector_attention_mask(num_frames, attention_mask.long())
+            return frame_mask(self.encoder, attention_mask, num_frames=num_frames)
         return attention_mask.bool()
 
     def _encode(self, values: torch.Tensor, attention_mask: torch.Tensor | None, *, convolved: bool) -> torch.Tensor:
