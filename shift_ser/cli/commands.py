@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .evaluate import evaluate
 from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
 from .timeline import timeline
 from .training import run_training
@@ -31,6 +32,7 @@ def cli() -> None:
     """
 
 
+cli.add_command(evaluate)
 cli.add_command(timeline)
 
 
@@ -162,62 +164,6 @@ def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **nar
                 yield result
             else:
                 file.write(result)
-
-
-@cli.command()
-@click.argument("run", type=RUN_OR_CSV)
-@click.option("--corpus", help="Folder of the corpus: score the run's saved models on it again.")
-@click.option("--robustness", is_flag=True, help="Score them with noise, babble, reverberation, codecs, ...")
-@click.option("--condition", "conditions", multiple=True, help="With --robustness: this condition alone; repeatable.")
-def evaluate(run: str, corpus: str | None, robustness: bool, conditions: Sequence[str]) -> None:
-    r"""Scores of a finished RUN: its table, intervals and calibration, from its predictions.
-
-    With --corpus its saved models are run again; the new predictions and results go to RUN/evaluation. RUN may also be
-    a CSV file of predictions, of this or another program: columns utterance, label, and prediction or a probability
-    p_<label> for each label; speaker, session, fold and seed where they are known.
-
-    \b
-    Example:  shift-ser evaluate runs/demo
-              shift-ser evaluate runs/demo --corpus corpora/demo
-              shift-ser evaluate runs/demo --corpus corpora/demo --robustness
-              shift-ser evaluate predictions.csv
-    """
-    from ..evaluation.predictions import Predictions
-    from ..evaluation.predictions_report import evaluate_predictions, evaluation_text
-    from ..evaluation.run_folder import RESULTS, TABLE, read_json
-    from ..training.options import settings_words
-
-    if (robustness and not corpus) or (conditions and not robustness):
-        raise click.UsageError("--condition needs --robustness, which needs --corpus")
-    if Path(run).is_file():
-        if corpus:
-            raise click.UsageError("--corpus is for a run, not for a file of predictions")
-        click.echo(evaluation_text(evaluate_predictions(Predictions.read(run))))
-        return
-    results = read_json(Path(run) / RESULTS)
-    if corpus is None:
-        click.echo((Path(run) / TABLE).read_text(encoding="utf-8"), nl=False)
-        if results["missing"]:
-            raise Failed(f"{len(results['missing'])} folds are missing")
-        return
-    words = [*settings_words(results["settings"]), "--output_dir", run, "--corpus", corpus]
-    if robustness:
-        _evaluate_robustness(words, conditions)
-    else:
-        run_training([*words, "--evaluate_only", "true"])
-
-
-def _evaluate_robustness(words: Sequence[str], conditions: Sequence[str]) -> None:
-    from ..evaluation.robustness_report import robustness_table
-    from ..evaluation.run_folder import ROBUSTNESS
-    from ..training.cross_validation import CrossValidation
-    from ..training.robustness_run import evaluate_robustness
-    from .training import parse_words
-
-    quiet()
-    run = CrossValidation(*parse_words(words))
-    rows = evaluate_robustness(run, conditions=conditions or None)
-    click.echo(f"\n{robustness_table(rows)}\n\nPredictions, table and curves: {run.output_dir / ROBUSTNESS}")
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from ..evaluation.run_folder import RESULTS
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "config.json"
+_TABLES = (".csv", ".tsv")  # of predictions
 
 
 class Failed(click.ClickException):
@@ -60,38 +61,48 @@ class Folder(click.ParamType):
 
     Args:
         kind: What the folder is called in messages.
-        file: File that it must hold.
+        files: Files of which it must hold one; messages name the first.
         hub: Whether a name on the Hub, `namespace/name`, is taken too.
         csv: Whether a CSV file is taken too.
     """
 
     name = "folder"
 
-    def __init__(self, kind: str, file: str, *, hub: bool = False, csv: bool = False) -> None:
-        self.kind, self.file, self.hub, self.csv = kind, file, hub, csv
+    def __init__(self, kind: str, *files: str, hub: bool = False, csv: bool = False) -> None:
+        self.kind, self.files, self.hub, self.csv = kind, files, hub, csv
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The same text, if there is such a folder or it may be a name on the Hub."""
         path = Path(value)
-        csv = self.csv and path.suffix == ".csv" and path.is_file()
-        if csv or (path / self.file).is_file() or (self.hub and is_hub_name(value)):
+        is_table = self.csv and path.suffix.lower() in _TABLES
+        if (is_table and path.is_file()) or self._is_one(path) or (self.hub and is_hub_name(value)):
             return value
+        if is_table and not path.exists():
+            beside = [str(other) for other in path.parent.glob(f"*{path.suffix}")]
+            self.fail(f"there is no file {value!r}{nearest(value, beside)}", param, ctx)
         close = next(self._likely(path), None)
-        hint = f"; did you mean {str(close)!r}?" if close else f": there is no {str(path / self.file)!r}"
+        hint = f"; did you mean {str(close)!r}?" if close else f": there is no {str(path / self.files[0])!r}"
         self.fail(f"{value!r} is not {self.kind}{hint}", param, ctx)
+
+    def _is_one(self, folder: Path) -> bool:
+        return any((folder / file).is_file() for file in self.files)
 
     def _likely(self, path: Path) -> Iterator[Path]:
         """Folders with the file: in this one, around it, and beside it under a similar name."""
-        patterns = (f"*/{self.file}", f"*/*/{self.file}")
+        patterns = [f"{depth}/{file}" for depth in ("*", "*/*") for file in self.files]
         if path.is_dir():
             yield from (found.parent for pattern in patterns for found in sorted(path.glob(pattern)))
-        yield from (folder for folder in path.parents if (folder / self.file).is_file())
+        yield from (folder for folder in path.parents if self._is_one(folder))
         beside = [found.parent for pattern in patterns for found in sorted(path.parent.glob(pattern))]
         yield from map(Path, difflib.get_close_matches(str(path), [str(each) for each in beside], n=1))
 
 
 RUN = Folder("the folder of a finished run", RESULTS)
 RUN_OR_CSV = Folder("the folder of a finished run or a CSV file of predictions", RESULTS, csv=True)
+RUN_MODEL_OR_CSV = Folder(
+    "the folder of a finished run or of a saved model, or a CSV file of predictions", RESULTS, MODEL_FILE, hub=True,
+    csv=True,
+)  # fmt: skip
 MODEL = Folder("the folder of a saved model or a name on the Hub", MODEL_FILE, hub=True)
 
 
@@ -130,5 +141,10 @@ def quiet(level: int = logging.INFO) -> None:
 
 def hint(name: str, known: Sequence[str]) -> str:
     """What a mistyped name may have meant: the nearest of the known ones, or all of them."""
+    return nearest(name, known).removeprefix("; ") or f"there are {', '.join(known)}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` with the nearest of the known names, or nothing."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -268,7 +268,31 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
             mapping, or has a key that no argument class knows.
         FileNotFoundError: If there is no such recipe.
     """
-    parser = _Parser((ModelArguments, DataArguments, RunArguments), allow_abbrev=False, add_help=False)
+    parser, words, rest = _parse((ModelArguments, DataArguments, RunArguments), arguments)
+    if len(rest) > 1:
+        raise ValueError(f"there must be at most one recipe, got {', '.join(rest)}")
+    if rest:
+        place = words.index(rest[0])
+        known = {action.dest for action in parser._actions}
+        words = [*_recipe_words(Path(rest[0]), known), *words[:place], *words[place + 1 :]]
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+
+
+def parse_data_arguments(arguments: Sequence[str]) -> DataArguments:
+    """Read the flags that concern the corpus alone.
+
+    Raises:
+        ValueError: If there is no such flag or a value is none of its kind, or a word belongs to no flag.
+    """
+    parser, words, rest = _parse((DataArguments,), arguments)
+    if rest:
+        raise ValueError(f"every word must belong to a flag, got {rest[0]!r}")
+    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)[0]
+
+
+def _parse(kinds: tuple[type, ...], arguments: Sequence[str]) -> tuple["_Parser", list[str], list[str]]:
+    """A parser, the words, and those of them that belong to no flag."""
+    parser = _Parser(kinds, allow_abbrev=False, add_help=False)
     known, words = {action.dest for action in parser._actions}, list(arguments)
     rest = parser.parse_known_args(words)[1]
     for word in rest:
@@ -276,12 +300,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
             flag = word.lstrip("-").partition("=")[0]
             close = difflib.get_close_matches(flag, known, n=1)
             raise ValueError(f"there is no flag {word!r}" + (f"; did you mean '--{close[0]}'?" if close else ""))
-    if len(rest) > 1:
-        raise ValueError(f"there must be at most one recipe, got {', '.join(rest)}")
-    if rest:
-        place = words.index(rest[0])
-        words = [*_recipe_words(Path(rest[0]), known), *words[:place], *words[place + 1 :]]
-    return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    return parser, words, rest
 
 
 class _Parser(HfArgumentParser):

@@ -1,5 +1,6 @@
 """A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
 
+import copy
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -28,6 +29,7 @@ class SpeechCorpus:
         model_args: Which encoder.
         data_args: Which corpus, and how much of an utterance.
         dataset: A corpus that is loaded already, in place of the one that `data_args` names.
+        feature_extractor: Preprocessing of a saved model, in place of the encoder's.
 
     Attributes:
         dataset: What `load_corpus` returned.
@@ -42,11 +44,16 @@ class SpeechCorpus:
     """
 
     def __init__(
-        self, model_args: ModelArguments, data_args: DataArguments, *, dataset: datasets.Dataset | None = None
+        self,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        *,
+        dataset: datasets.Dataset | None = None,
+        feature_extractor: ShiftFeatureExtractor | None = None,
     ) -> None:
         self.data_args = data_args
         check_model_place(model_args.encoder_path, option="encoder")
-        self.feature_extractor = build_feature_extractor(model_args, data_args)
+        self.feature_extractor = feature_extractor or build_feature_extractor(model_args, data_args)
         self.dataset = load_corpus(data_args.corpus if dataset is None else dataset, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
         self.labels: list[str] = self.dataset.features["label"].names
@@ -102,6 +109,21 @@ class SpeechCorpus:
                 f"max_batch_seconds must be at least the length of the longest utterance, {longest:g} s ({name!r}),"
                 f" got {most:g}"
             )
+
+    def with_labels(self, labels: Sequence[str]) -> "SpeechCorpus":
+        """The same recordings with class numbers of another order, that of a saved model; nothing is encoded yet.
+
+        Args:
+            labels: Class names by index; all of this corpus are among them.
+        """
+        number = {label: index for index, label in enumerate(labels)}
+        other = copy.copy(self)
+        other.labels, other.cache = list(labels), None
+        other.label_of = {utterance: number[self.labels[index]] for utterance, index in self.label_of.items()}
+        classes = datasets.ClassLabel(names=other.labels)
+        numbers = list(other.label_of.values())
+        other.dataset = self.dataset.remove_columns("label").add_column("label", numbers, feature=classes)
+        return other
 
     @property
     def content_hashes(self) -> dict[str, str]:

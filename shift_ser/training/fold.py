@@ -162,14 +162,17 @@ class FoldRun:
         result = self.result
         if result is None:
             raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
-        model = ShiftForSequenceClassification.from_pretrained(self.folder)
-        self.take_encoder(model)
-        scores, self._predictions = self._score(self._trainer(model), self.plan.test)
+        scores, self._predictions = self.score(ShiftForSequenceClassification.from_pretrained(self.folder))
         if self.run_args.process_index == 0:
             predictions_path.parent.mkdir(parents=True, exist_ok=True)
             self._predictions.write(predictions_path)
             self.tidy()  # every Trainer makes a folder
         return {**result, "test": scores, "columns": {**result["columns"], headline(result): scores}}
+
+    def score(self, model: ShiftForSequenceClassification) -> tuple[dict[str, float], Predictions]:
+        """WA, UA and F1 of a saved model on the test set, and what it says of each utterance."""
+        self.take_encoder(model)
+        return self._score(self._trainer(model), self.plan.test)
 
     def note_failure(self, reason: str) -> None:
         """Write down why the fold failed, if the disk lets us."""
