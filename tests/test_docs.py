@@ -45,10 +45,16 @@ def folder(finished, encoder, small_corpus, tmp_path_factory):
     for place in ("recordings", "call_centre"):
         (root / place).mkdir()
     for number in range(24):
-        sound, who, label = rng.normal(0, 0.1, 3200), number % 4, number // 4 % 2
+        sound, who, label = rng.normal(0, 0.1, 3200), number % 4, number // 4 % 3
         sf.write(root / "recordings" / f"{number}.wav", sound, 8000)
-        sf.write(root / "call_centre" / f"agent{who}_{('ang', 'sad')[label]}_{number}.wav", sound, 16000)
-        rows.append({"path": f"recordings/{number}.wav", "emotion": ("angry", "sad")[label], "who": f"speaker{who}"})
+        sf.write(root / "call_centre" / f"agent{who}_{('ang', 'sad')[label % 2]}_{number}.wav", sound, 16000)
+        rows.append(
+            {
+                "path": f"recordings/{number}.wav",
+                "emotion": ("angry", "bored", "content")[label],
+                "who": f"speaker{who}",
+            }
+        )
     pd.DataFrame(rows).to_csv(root / "speech.csv", index=False)
     sf.write(root / "dialog.wav", rng.normal(0, 0.1, 48000), 16000)
     (root / "turns.rttm").write_text("SPEAKER dialog 1 0.5 1.5 <NA> <NA> anna <NA> <NA>\n")
@@ -96,7 +102,7 @@ def smaller(words):
         return []
     flags = [*TINY, "--encoder", "encoder", "--cache_dir", "frames", "--seed", "42"]
     flags += ["--warmup_epochs", "0"] if "schedule:" in find_recipe(words[2]).read_text() else []
-    flags += [] if words[2] == "demo" or "--folds" in words else ["--folds", "1"]
+    flags += [] if words[2] == "demo" or {"--folds", "--final"} & set(words) else ["--folds", "1"]
     flags += [] if "--corpus" in words else ["--corpus", "IEMOCAP_full_release"]
     name = "_".join(word for word in words[2:] if word.isidentifier())
     return [*flags, *([] if "--output_dir" in words else ["--output_dir", f"runs/{name}"])]

@@ -56,6 +56,8 @@ def _finish(run: Any, results: dict[str, Any], hub: Any, again: str) -> None:
 
     corpus = results["corpus"]["description"]
     click.echo(f"\n{corpus}\n\n{run.table(results)}\n\nResults, models and figures: {run.results_dir}")
+    if results["final"]:
+        click.echo(f"The model to ship, which saw every speaker: {run.final.folder}")
     if run.failed:
         told = "\n".join(f"fold {entry['fold']}, seed {entry['seed']}: {entry['reason']}" for entry in run.failed)
         raise Failed(f"{len(run.failed)} folds failed\n{told}\nThey are run again by\n\n    {again}")

@@ -24,7 +24,8 @@ EVALUATION = "evaluation"  # folder of what evaluate_only writes
 ROBUSTNESS = "robustness"  # folder of what the conditions of `evaluation.robustness` gave
 ROBUSTNESS_TABLE = "robustness.md"
 CURVES = "robustness.png"
-# In the folder of a fold
+FINAL = "final"  # folder of the model that saw every speaker
+# In the folder of a fold, and of the final model
 FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole fold
 FOLD_FAILURE = "failed.json"
 VALIDATION_PREDICTIONS = "validation_predictions.csv"

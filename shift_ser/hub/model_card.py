@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
-from ..evaluation.run_folder import CONFUSION, RESULTS, fold_folder, read_json, write_text
+from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, fold_folder, read_json, write_text
 from ..model.heads import variants
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
@@ -32,6 +32,7 @@ from .model_card_text import (
     MISUSE,
     NOT_TRAINED,
     SCENARIOS,
+    SCORED_FOLDS,
     SPEAKERS_UNKNOWN,
     USE,
 )
@@ -49,6 +50,7 @@ def run_card(
     model: str,
     of: Mapping[str, Any] | None = None,
     why: str = "",
+    final: bool = False,
     figure: str | None = CONFUSION,
 ) -> str:
     """The card of a run, or of the model of one of its folds.
@@ -58,6 +60,7 @@ def run_card(
         model: Hub name or folder that the examples load.
         of: The entry in `folds` whose weights lie beside the card; `None` for the whole run.
         why: Why it is this one, a clause that ends the sentence "These weights are those of fold 1".
+        final: Whether the weights beside the card are those of the final model, which saw every speaker.
         figure: Path of the confusion matrix, as seen from the card; `None` leaves it out.
 
     Returns:
@@ -67,10 +70,11 @@ def run_card(
     results = public_results(results)
     settings, corpus = results["settings"], CorpusInfo(**results["corpus"])
     command = training_command(settings, source=FOLDERS.get(corpus.name, results["source"]))
-    data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results))
+    command += " \\\n    --final true" if final else ""
+    data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results, final=final))
     sections = [
         *_opening(settings, corpus=corpus),
-        _weights(results, of=of, why=why),
+        _final_weights(results) if final else _weights(results, of=of, why=why),
         USE.format(model=model),
         f"## Results\n\n{_scores(results)}",
         f"![Confusion matrix of all folds pooled]({figure})" if figure else "",
@@ -103,13 +107,16 @@ def untrained_card(variant: str, scenario: str) -> str:
 
 
 def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
-    """Write `README.md` beside the model of each finished fold of a run; its examples load it by a local path."""
+    """Write `README.md` beside the models of finished folds and the final one; its examples load it by a local path."""
     output_dir = Path(output_dir).absolute()
     start = Path.cwd() if output_dir.is_relative_to(Path.cwd()) else output_dir.parent
     for result in results["folds"]:
         folder = output_dir / fold_folder(result, seeds=results["settings"]["seeds"])
         model = f"./{folder.relative_to(start).as_posix()}"  # without ./ it might be a name on the Hub
         write_text(folder / "README.md", run_card(results, model=model, of=result, figure=None))
+    if results.get("final"):
+        model = f"./{(output_dir / FINAL).relative_to(start).as_posix()}"
+        write_text(output_dir / FINAL / "README.md", run_card(results, model=model, final=True, figure=None))
 
 
 def results_text(results: Mapping[str, Any]) -> str:
@@ -173,7 +180,7 @@ def _metadata(
     )
 
 
-def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
+def _eval_results(results: Mapping[str, Any], *, final: bool) -> list[EvalResult] | None:
     """The headline for the model index, with its protocol; `None` while folds are missing."""
     summary, settings = results["summary"], results["settings"]
     if summary["folds"] < summary["num_folds"]:
@@ -187,7 +194,8 @@ def _eval_results(results: Mapping[str, Any]) -> list[EvalResult] | None:
         "dataset_name": corpus.title,
         "dataset_config": f"{protocol_title(settings)}, protocol {protocol}",
         "dataset_split": "test",
-        "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)},
+        "dataset_args": {"protocol": protocol, "epoch": EPOCHS[kind], "split_hash": split_hash(results)}
+        | ({"scored": SCORED_FOLDS} if final else {}),
     }
     macro = {"average": "macro"}
     named = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", macro), "f1": ("f1", "macro F1", macro)}
@@ -234,6 +242,23 @@ def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: s
     return (
         f"**These weights are those of {name_of(of, seeds=seeds)}**{why}. They never heard {of['test_group']}, so {row}"
         " is about this very model; the means are about the method."
+    )
+
+
+def _final_weights(results: Mapping[str, Any]) -> str:
+    """What the final model was trained on, and of whom the scores are."""
+    final, seeds = results["final"], results["settings"]["seeds"] or []
+    of_folds = ", ".join(map(str, final["of_folds"]))
+    which = f" with seed {final['seed']}" if len(seeds) > 1 else ""
+    chose = "the folds' validation sets selected" if results["folds"][0]["selected_epoch"] else "the folds trained for"
+    temperature = (
+        "" if final["temperature"] is None else " Its temperature is the median of those of the folds' models."
+    )
+    return (
+        f"**These weights saw every speaker**: they were trained{which} on all {final['num_train']} utterances of"
+        f" {final['num_speakers']} speakers, for {final['epochs']} epochs, the median of those that {chose}"
+        f" ({of_folds}).{temperature} **The scores below are of the folds' models, each on speakers it never heard**;"
+        " nobody is left to test these weights on, so they are the best estimate there is."
     )
 
 

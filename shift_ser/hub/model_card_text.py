@@ -45,6 +45,7 @@ EPOCHS = {
     "selected": "selected on a validation set",
     "refit": "selected on a validation set, then trained anew on train and validation set",
 }
+SCORED_FOLDS = "models of the folds, each on speakers it never heard; this model saw every speaker"
 DATA = (
     "The data is {corpus}; licence: {licence}. No audio, transcript or label of it ships with this model. The code is"
     " Apache-2.0; whether and how weights may be shared and used follows the licence of the data and the encoder's own."

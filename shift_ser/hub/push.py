@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..corpora.corpus import CorpusInfo
-from ..evaluation.run_folder import CONFUSION, RESULTS, TABLE, fold_folder, read_json, write_json, write_text
+from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, TABLE, fold_folder, read_json, write_json, write_text
 from ..training.arguments import RunArguments
 from .model_card import repository_name, results_text, run_card
 from .public import public_results
@@ -141,23 +141,27 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
         repo_id: Name by which the card's examples load the model.
 
     Returns:
-        The folder: model, feature extractor and code of the chosen fold (see `choose_fold`), `README.md`,
-        `results.json`, `results.md`, `confusion.png`.
+        The folder: model, feature extractor and code (those of the final model, else of the chosen fold, see
+        `choose_fold`), `README.md`, `results.json`, `results.md`, `confusion.png`.
 
     Raises:
         ValueError: If one of these is missing, or a link.
     """
     output_dir = Path(output_dir)
     results = read_json(output_dir / RESULTS)
-    result, why = choose_fold(results)
-    source = output_dir / fold_folder(result, seeds=results["settings"]["seeds"])
+    told: dict[str, Any]
+    if results.get("final"):
+        source, told = output_dir / FINAL, {"final": True}
+    else:
+        result, why = choose_fold(results)
+        source, told = output_dir / fold_folder(result, seeds=results["settings"]["seeds"]), {"of": result, "why": why}
     folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
     public = public_results(results)
     try:
         part.mkdir()
         for path in [*model_files(source), output_dir / CONFUSION]:
             shutil.copyfile(_own_file(path), part / path.name)
-        write_text(part / "README.md", run_card(results, model=repo_id, of=result, why=why))
+        write_text(part / "README.md", run_card(results, model=repo_id, **told))
         write_json(part / RESULTS, public)
         write_text(part / TABLE, results_text(public))
         shutil.rmtree(folder, ignore_errors=True)

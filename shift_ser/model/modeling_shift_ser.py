@@ -10,7 +10,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, can_return_tuple
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, can_return_tuple
 
 from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
@@ -117,8 +117,7 @@ def _check_weights(model: PreTrainedModel, name_or_path: Any, options: dict[str,
         RuntimeError: If there are any; the message names the first.
     """
     where = {name: options[name] for name in _WHERE if name in options}
-    file = cached_file(name_or_path, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **where)
-    if file is not None:
+    for file in _weight_files(name_or_path, where):
         with open(file, "rb") as stream:  # a safetensors file begins with the length of its header, and that in JSON
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         for name, tensor in header.items():
@@ -127,6 +126,21 @@ def _check_weights(model: PreTrainedModel, name_or_path: Any, options: dict[str,
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta" and not parameter.isfinite().all():
             raise RuntimeError(f"{str(name_or_path)!r} must hold finite weights, but {name!r} has NaN or infinity")
+
+
+def _weight_files(name_or_path: Any, where: dict[str, Any]) -> list[str]:
+    """The safetensors files of a saved model: one, or the shards that its index names; none if it has other files."""
+
+    def find(name: str) -> str | None:
+        return cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **where)
+
+    if (whole := find(SAFE_WEIGHTS_NAME)) is not None:
+        return [whole]
+    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is None:
+        return []
+    with open(index, encoding="utf-8") as stream:
+        shards = sorted(set(json.load(stream)["weight_map"].values()))
+    return [file for file in map(find, shards) if file is not None]
 
 
 def spec_augment(

@@ -175,6 +175,10 @@ class RunArguments(TrainingArguments):
     num_folds: int = _option("speaker_groups: number of groups", 5)
     allow_shared_speakers: bool = _option("given: take a division that has a speaker in two parts, and say so", False)
     refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
+    final: bool = _option(
+        "after all folds, train the model to ship: on all utterances, for the median of the selected epochs",
+        False,
+    )
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
     selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch", "ua")
     do_train: bool = _option("fixed: evaluate_only is for scoring again", True)
@@ -243,11 +247,16 @@ class RunArguments(TrainingArguments):
                 "refit must be false without a selected epoch to stop after, got True with"
                 f" protocol {self.protocol!r} and max_steps {self.max_steps}"
             )
+        if self.final and (self.folds or self.evaluate_only or self.max_steps > 0):
+            raise ValueError(
+                "final must be false unless all folds are trained, each for a number of epochs, got True with folds"
+                f" {self.folds}, evaluate_only {self.evaluate_only} and max_steps {self.max_steps}"
+            )
         follower = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
-        if follower in ("reduce_lr_on_plateau", "greedy") and (self.refit or not self.selects):
+        if follower in ("reduce_lr_on_plateau", "greedy") and (self.refit or self.final or not self.selects):
             raise ValueError(
                 f"lr_scheduler_type must follow no score where nothing selects, got {follower!r} with protocol"
-                f" {self.protocol!r} and refit {self.refit}"
+                f" {self.protocol!r}, refit {self.refit} and final {self.final}"
             )
         if len(set(self.all_seeds)) < len(self.all_seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")

@@ -38,6 +38,7 @@ from ..evaluation.report import (
 from ..evaluation.run_folder import (
     CONFUSION,
     EVALUATION,
+    FINAL,
     PLANS,
     PREDICTIONS,
     RELIABILITY,
@@ -57,6 +58,7 @@ from .arguments import DataArguments, ModelArguments, RunArguments
 from .baselines import run_baselines
 from .data import SpeechCorpus
 from .feature_cache import encoder_fingerprint
+from .final import FinalRun
 from .fold import FoldRun
 from .fold_plan import FoldPlan, check_plan, shared_sentences
 from .options import settings_words
@@ -86,6 +88,7 @@ class CrossValidation:
 
     Attributes:
         plans: Who trains, selects and tests in each fold; the same for all seeds (`seed` draws random validations).
+        final: The model to ship, which `run` trains if `final` was asked for.
         failed: `fold`, `seed` and `reason` of what failed in the last call of `run`.
 
     Raises:
@@ -116,6 +119,7 @@ class CrossValidation:
         if not set(run_args.folds or []) <= set(known):
             raise ValueError(f"folds must be among {known}, got {run_args.folds}")
         self.fold_runs = self._fold_runs()
+        self.final = FinalRun.after(self.fold_runs[0], folder=self.output_dir / FINAL)
         self.failed: list[dict[str, Any]] = []
 
     def _choose_units(self) -> None:
@@ -154,7 +158,8 @@ class CrossValidation:
 
         Returns:
             What `results.json` holds: `corpus`, `settings`, `versions`, `summary`, `folds` (a result for each fold and
-            seed), `missing` (`fold`, `seed` and `reason` of those that are not done).
+            seed), `missing` (`fold`, `seed` and `reason` of those that are not done), `final` (the model to ship or
+            `None`).
 
         Raises:
             AllFoldsFailed: If none is done.
@@ -182,7 +187,19 @@ class CrossValidation:
         if not done:
             told = "; ".join(f"{name_of(entry, seeds=self.run_args.all_seeds)}: {entry['reason']}" for entry in missing)
             raise AllFoldsFailed(f"no fold is done: {told}")
-        return self._report([run.result for run in done if run.result], missing=missing)
+        report = self._report([run.result for run in done if run.result], missing=missing)
+        return self._with_final(report) if self.run_args.final and not missing else report
+
+    def _with_final(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Train the final model; the results of the folds are on disk already, whatever becomes of it."""
+        self.corpus.check_unchanged()
+        try:
+            report = {**report, "final": self.final.train(report)}
+        except FloatingPointError as error:
+            raise ValueError(f"the final model cannot be trained: {error}") from error
+        if self.run_args.process_index == 0:
+            write_json(self.results_dir / RESULTS, report)
+        return report
 
     def table(self, results: dict[str, Any]) -> str:
         """The fold table of what `run` returned, and how far its numbers can be trusted."""
@@ -294,6 +311,7 @@ class CrossValidation:
             "calibration": describe_calibration(predictions),
             "folds": results,
             "missing": missing,
+            "final": None if missing else self.final.trained({"folds": results}),
         }
         if self.run_args.baseline:
             report["baselines"] = self.baselines()

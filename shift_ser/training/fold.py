@@ -35,6 +35,7 @@ from .batching import DataCollatorForShift
 from .checkpoints import last_whole_checkpoint
 from .data import SpeechCorpus
 from .fold_plan import FoldPlan, shared_sentences
+from .saved_model import save_model
 from .trainer import FoldProgress, ShiftTrainer
 
 logger = logging.getLogger(__name__)
@@ -131,17 +132,12 @@ class FoldRun:
             both = {*self.plan.train, *self.plan.validation}
             train = [utterance for utterance in self.corpus.label_of if utterance in both]
             trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
-            result["refit_history"] = _history(trainer.state.log_history)
+            result["refit_history"] = history_of(trainer.state.log_history)
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
         result["test"], files[PREDICTIONS] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
-        weights = trainer.all_weights()
-        trainer.model.shift_ser.encoder = encoder
-        trainer.model.config.temperature = result["temperature"]
+        self._save(trainer, encoder, temperature=result["temperature"])
         if self.run_args.process_index == 0:
-            weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
-            trainer.model.save_pretrained(self.folder, state_dict=weights)
-            self.corpus.feature_extractor.save_pretrained(self.folder)
             for file, predictions in files.items():
                 predictions.write(self.folder / file)
             write_json(self.folder / FOLD_RESULT, result)
@@ -149,6 +145,16 @@ class FoldRun:
         self._predictions = files[PREDICTIONS]
         PartialState().wait_for_everyone()
         return result
+
+    def _save(self, trainer: ShiftTrainer, encoder: torch.nn.Module, *, temperature: float | None) -> None:
+        """Save a trained model with its encoder and feature extractor; all processes have to ask."""
+        weights = trainer.all_weights()
+        trainer.model.shift_ser.encoder = encoder
+        trainer.model.config.temperature = temperature
+        if self.run_args.process_index == 0:
+            weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
+            save_model(trainer.model, self.folder, weights=weights, run=Path(self.run_args.output_dir))
+            self.corpus.feature_extractor.save_pretrained(self.folder)
 
     def evaluate(self, predictions_path: Path) -> dict[str, Any]:
         """Score the saved model again on its test set.
@@ -273,7 +279,7 @@ class FoldRun:
 
     def _describe(self, trainer: ShiftTrainer) -> dict[str, Any]:
         """What is known of a trained fold before its model is chosen and scored."""
-        history = _history(trainer.state.log_history)
+        history = history_of(trainer.state.log_history)
         epochs = [_scores(entry, "test") for entry in history if "eval_test_wa" in entry]
         best = _best_entry(trainer) if self.run_args.selects else None
         columns = {
@@ -301,7 +307,7 @@ class FoldRun:
 
 def _best_entry(trainer: ShiftTrainer) -> dict[str, float]:
     """What was logged at the end of the selected epoch."""
-    history = _history(trainer.state.log_history)
+    history = history_of(trainer.state.log_history)
     return next(entry for entry in history if entry["step"] == trainer.state.best_global_step)
 
 
@@ -309,7 +315,7 @@ def _scores(entry: dict[str, float], part: str) -> dict[str, float]:
     return {name: entry[f"eval_{part}_{name}"] for name in SCORES}
 
 
-def _history(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+def history_of(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     """The Trainer's log, one entry per logged step, without clock times: the same run gives the same history.
 
     Names are in one order, which the Trainer's log has only until it is read back from a checkpoint.

@@ -17,6 +17,7 @@ _PART = "tells which part of the run is done now"
 EXCEPTIONS = {
     "corpus": "the fingerprints of samples and labels stand for it",
     "baseline": "adds rows to the table and changes none",
+    "final": "adds a model and changes no score",
     **dict.fromkeys(("output_dir", "cache_dir"), _FILES),
     **dict.fromkeys(("folds", "evaluate_only", "do_train", "resume_from_checkpoint"), _PART),
     **dict.fromkeys(

@@ -30,12 +30,14 @@ from shift_ser.evaluation.run_folder import (
 from shift_ser.hub import push as hub_module
 from shift_ser.hub.push import HubRepository, PushError, choose_fold, stage_upload
 from shift_ser.training.arguments import RunArguments
+from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD
 
 # The Hub's client on its own HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
 ROOT = Path(__file__).parents[2]
-UPLOADED = {"README.md", "config.json", "confusion.png", "model.safetensors", "preprocessor_config.json"}
-UPLOADED |= {"results.json", "results.md"}
+WEIGHTS = {ENCODER_SHARD, HEAD_SHARD}
+UPLOADED = {"README.md", "config.json", "confusion.png", "preprocessor_config.json", "results.json", "results.md"}
+UPLOADED |= {*WEIGHTS, "model.safetensors.index.json"}
 
 
 @pytest.fixture
@@ -87,8 +89,8 @@ def test_a_push_brings_model_code_card_results_and_figure_in_one_commit(hub, lfs
     assert contents(run_dir / "hub") == files
     assert {name: data for name, data in contents(run_dir).items() if not name.startswith("hub/")} == before
     fold = choose_fold(finished[1])[0]["fold"]
-    assert files["model.safetensors"] == before[f"fold{fold}/model.safetensors"]
-    assert len(hub.objects) == (2 if lfs else 0)
+    assert all(files[name] == before[f"fold{fold}/{name}"] for name in WEIGHTS)
+    assert len(hub.objects) == (3 if lfs else 0)
     assert sum("/commit/" in request for request in hub.requests) == 1
     card = ModelCard(files["README.md"].decode())
     assert 'model="org/model"' in card.text and f"those of fold {fold}**" in card.text
@@ -136,7 +138,7 @@ def test_nothing_but_what_is_named_is_uploaded_and_nothing_of_this_machine_is_in
     assert "Missing: fold 4: not run" in card
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "modeling_shift_ser.py", None])
+@pytest.mark.parametrize("name", [ENCODER_SHARD, "config.json", "modeling_shift_ser.py", None])
 def test_links_in_place_of_a_model_s_files_are_refused(finished, run_dir, tmp_path, name):
     fold = run_dir / f"fold{choose_fold(finished[1])[0]['fold']}"
     path = fold / name if name else fold
@@ -179,7 +181,7 @@ def test_a_token_is_never_shown(words):
 def test_a_failed_upload_leaves_all_whole_and_the_next_call_goes_on(hub, finished, run_dir, request_, status, told):
     before = contents(run_dir)
     target = repository(hub, finished, hub_model_id="org/model")
-    hub.fail(request_, status=status, times=12)  # more than the client's retries
+    hub.fail(request_, status=status, times=30)  # more than the client's retries of three files
     with pytest.raises(PushError, match=rf"(?s)upload to 'org/model' failed: .*{told}.*The run is whole in .*again"):
         target.push(run_dir)
     assert not hub.files.get("org/model")
@@ -267,7 +269,7 @@ def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
     (run_dir / "seed1").mkdir()
     (run_dir / "fold3").rename(run_dir / "seed1" / "fold3")
     folder = stage_upload(run_dir, repo_id="me/model")
-    assert (folder / "model.safetensors").read_bytes() == (run_dir / "seed1/fold3/model.safetensors").read_bytes()
+    assert (folder / HEAD_SHARD).read_bytes() == (run_dir / "seed1/fold3" / HEAD_SHARD).read_bytes()
     card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     assert "those of fold 3 of seed 1**" in card.text and "Mean over seeds 0, 1" in card.text
     wa = card.data.eval_results[0]

@@ -24,6 +24,7 @@ from shift_ser.training.cross_validation import CrossValidation
 from shift_ser.training.fold import FoldRun
 from shift_ser.training.fold_plan import FoldPlan
 from shift_ser.training.optimization import cosine_rate
+from shift_ser.training.saved_model import HEAD_SHARD
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [find_recipe(name) for name in recipe_names() if name != "demo"]
@@ -110,7 +111,7 @@ def test_a_refit_of_all_epochs_is_the_training_of_the_authors_protocol(cross_val
     refit = cross_validate(tmp_path / "refit", "--refit", "true", *flags).run()["folds"][0]
     authors = cross_validate(tmp_path / "authors", "--protocol", "authors", *flags).run()["folds"][0]
     assert refit["columns"]["refit"] == authors["columns"]["last"] == refit["test"]
-    weights = [tmp_path / name / "fold2" / "model.safetensors" for name in ("refit", "authors")]
+    weights = [tmp_path / name / "fold2" / HEAD_SHARD for name in ("refit", "authors")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
@@ -228,7 +229,7 @@ def test_a_published_recipe_runs_two_steps(recipe, encoder, small_corpus, tmp_pa
     run = CrossValidation(*parse_arguments([*words, "--disable_tqdm", "true"]))
     run._plot = lambda *_, **__: None
     result = run.run()["folds"][0]
-    assert (tmp_path / "out" / "fold1" / "model.safetensors").exists()
+    assert list((tmp_path / "out" / "fold1").glob("model*.safetensors"))
     assert np.isfinite([entry["eval_test_loss"] for entry in result["history"] if "eval_test_loss" in entry]).all()
 
 
@@ -373,6 +374,6 @@ def test_cross_validate_takes_a_dataset_of_ones_own(small_corpus, encoder, tmp_p
     options |= {"use_cpu": True, "disable_tqdm": True}
     results = shift_ser.cross_validate(Dataset.from_dict(rows), output_dir=tmp_path / "out", **options)
     assert [fold["test_group"] for fold in results["folds"]] == ["speaker Ses01F", "speaker Ses01M"]
-    assert (tmp_path / "out" / "fold2" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "fold2" / HEAD_SHARD).exists()
     with pytest.raises(TypeError, match="there is no option 'num_epochs'; did you mean 'num_train_epochs'"):
         shift_ser.cross_validate(Dataset.from_dict(rows), output_dir=tmp_path, num_epochs=1)

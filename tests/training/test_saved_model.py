@@ -1,0 +1,97 @@
+import os
+import shutil
+
+import pytest
+import torch
+from conftest import speech_batch, tiny_model
+from safetensors.torch import load_file, save_file
+
+from shift_ser import ShiftForSequenceClassification
+from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD, save_model
+
+
+def answers(folder) -> torch.Tensor:
+    speech, mask = speech_batch([4000, 3000])
+    with torch.no_grad():
+        return ShiftForSequenceClassification.from_pretrained(folder)(speech, attention_mask=mask).logits
+
+
+def saved(folder, run, *, seed=0, **options):
+    """A saved model of a frozen encoder that is the same for all seeds; only the head is another."""
+    model = tiny_model(freeze_encoder=True, **options)
+    with torch.no_grad():
+        model.classifier.bias.add_(seed)
+    save_model(model, folder, weights=model.state_dict(), run=run)
+    return model
+
+
+def places(*folders) -> list[int]:
+    return [os.stat(folder / ENCODER_SHARD).st_ino for folder in folders]
+
+
+def test_a_run_stores_its_frozen_encoder_once_and_each_folder_can_be_copied_out(finished, tmp_path):
+    run, _ = finished
+    folders = [fold.folder for fold in run.fold_runs]
+    assert len(set(places(*folders))) == 1 and os.stat(folders[0] / ENCODER_SHARD).st_nlink >= 5
+    copy = shutil.copytree(folders[1], tmp_path / "copy")
+    assert places(copy) != places(folders[1])
+    assert torch.equal(answers(copy), answers(folders[1]))
+    assert not torch.equal(answers(copy), answers(folders[2]))
+
+
+def test_shards_load_as_what_was_saved_and_hold_all_of_it_once(tmp_path):
+    model = saved(tmp_path / "a", tmp_path)
+    speech, mask = speech_batch([4000, 3000])
+    with torch.no_grad():
+        assert torch.equal(answers(tmp_path / "a"), model(speech, attention_mask=mask).logits)
+    model.save_pretrained(tmp_path / "whole")
+    sizes = [os.path.getsize(tmp_path / "a" / name) for name in (ENCODER_SHARD, HEAD_SHARD)]
+    assert 0 <= sum(sizes) - os.path.getsize(tmp_path / "whole" / "model.safetensors") < 500  # a second header
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_without_hard_links_each_folder_has_a_copy(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    saved(tmp_path / "a", tmp_path)
+    saved(tmp_path / "b", tmp_path, seed=1)
+    assert len(set(places(tmp_path / "a", tmp_path / "b"))) == 2
+    assert not torch.equal(answers(tmp_path / "a"), answers(tmp_path / "b"))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_only_the_same_bytes_are_shared_and_saving_again_leaves_others_alone(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    saved(first, tmp_path)
+    content = bytearray((first / ENCODER_SHARD).read_bytes())
+    content[-1] ^= 1
+    (first / ENCODER_SHARD).write_bytes(content)  # a bit that the disk turned
+    saved(second, tmp_path)
+    assert len(set(places(first, second))) == 2
+    saved(first, tmp_path)  # trained again
+    assert len(set(places(first, second))) == 1
+    before = answers(second)
+    model = ShiftForSequenceClassification.from_pretrained(first)
+    with torch.no_grad():
+        next(model.shift_ser.encoder.parameters()).add_(1)
+    save_model(model, first, weights=model.state_dict(), run=tmp_path)
+    assert len(set(places(first, second))) == 2 and torch.equal(answers(second), before)
+
+
+def test_a_trained_encoder_is_saved_whole_and_takes_the_place_of_shards(tmp_path):
+    saved(tmp_path / "a", tmp_path)
+    model = tiny_model(freeze_encoder=False, seed=3)
+    save_model(model, tmp_path / "a", weights=model.state_dict(), run=tmp_path)
+    assert [path.name for path in (tmp_path / "a").glob("model*.safetensors*")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("shard", [ENCODER_SHARD, HEAD_SHARD])
+def test_a_shard_of_whole_numbers_is_refused_by_name(shard, tmp_path):
+    saved(tmp_path / "a", tmp_path)
+    tensors = load_file(tmp_path / "a" / shard)
+    name = sorted(tensors)[0]
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, tmp_path / "a" / shard, metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=f"{shard}' must hold floating point weights, but '{name}' is of I8"):
+        ShiftForSequenceClassification.from_pretrained(tmp_path / "a")
