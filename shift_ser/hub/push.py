@@ -19,6 +19,8 @@ from .model_card import repository_name, results_text, run_card
 from .public import public_results
 
 CONFIGS = ("config.json", "preprocessor_config.json")
+HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # of Inference Endpoints
+NEEDED = "soundfile>=0.12\nsoxr>=0.5\n"  # by the handler, beside torch and transformers
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -142,7 +144,8 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
 
     Returns:
         The folder: model, feature extractor and code (those of the final model, else of the chosen fold, see
-        `choose_fold`), `README.md`, `results.json`, `results.md`, `confusion.png`.
+        `choose_fold`), `README.md`, `results.json`, `results.md`, `confusion.png`; `handler.py` and what it needs,
+        `requirements.txt`, for Inference Endpoints.
 
     Raises:
         ValueError: If one of these is missing, or a link.
@@ -164,6 +167,8 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
         write_text(part / "README.md", run_card(results, model=repo_id, **told))
         write_json(part / RESULTS, public)
         write_text(part / TABLE, results_text(public))
+        shutil.copyfile(Path(__file__).with_name(HANDLER), part / HANDLER)
+        write_text(part / REQUIREMENTS, NEEDED)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     finally:

@@ -152,6 +152,9 @@ class ShiftConfig(SavedConfig):
         position_embedding_type: `relative_key_query` (published), `relative_key`, or `absolute` (a learned vector per
             position joins the frames before the first block). Read where a transformer block has attention.
         max_position_embeddings: Frames the position tables reach; farther distances and positions are clipped.
+        causal: A frame of the head's output depends on no later frame of its input, so that the head can run on a
+            stream (`ShiftHead.step`): the shift is forward, a convolution looks at the frames before, an LSTM has one
+            direction. A block with attention cannot be causal: its state would grow with the stream.
         use_weighted_layer_sum: Learn a softmax-weighted sum over all encoder layers instead of taking the last.
         encoder_layer: What the head reads of the encoder. A number takes its `hidden_states[encoder_layer]`: 0 is the
             input of its first layer (positional convolution included), N the output of layer N; what lies above is
@@ -205,6 +208,7 @@ class ShiftConfig(SavedConfig):
     num_attention_heads: int = 12
     position_embedding_type: Literal["absolute", "relative_key", "relative_key_query"] = "relative_key_query"
     max_position_embeddings: int = 374
+    causal: bool = False
     use_weighted_layer_sum: bool = False
     encoder_layer: int | Literal["feature_projection"] | None = None
     mask_time_prob: float | int = 0.08
@@ -244,6 +248,8 @@ class ShiftConfig(SavedConfig):
         head = HEADS[self.head_type]
         if self.shift_placement is None:
             self.shift_placement = head.placements[0]
+        if self.causal and self.shift_direction is None:
+            self.shift_direction = "forward"
         for name, value in head.published.items():
             if getattr(type(self), name, None) is not None:
                 raise ValueError(
@@ -375,6 +381,22 @@ class ShiftConfig(SavedConfig):
             )
         if self.max_position_embeddings < 1:
             raise ValueError(f"max_position_embeddings must be at least 1, got {self.max_position_embeddings}")
+
+    def validate_causal(self) -> None:
+        """A causal head must have no part that looks at later frames."""
+        if not self.causal:
+            return
+        block = HEADS[self.head_type].block
+        if block is not None and not hasattr(block, "step"):
+            raise ValueError(f"causal must be False for head_type={self.head_type!r}: its block has no `step`")
+        if self.shift_placement != "none" and self.shift_direction != "forward":
+            raise ValueError(f"shift_direction must be 'forward' with causal=True, got {self.shift_direction!r}")
+        if self.attention_layers:
+            raise ValueError(
+                "causal must be False where a block has attention, which looks at all frames, past and to come, and"
+                f" would have to keep them all; blocks {self.attention_layers} have it. Let the shift replace it"
+                " (shift_placement='replace' in all blocks), or take another head"
+            )
 
     def validate_temperature(self) -> None:
         """The temperature must leave the ranking of labels as it is."""

@@ -1,4 +1,8 @@
-"""HEADS: every head with its block, placements, published settings and words; and the stack of a head's blocks."""
+"""HEADS: every head with its block, placements, published settings and words; and the stack of a head's blocks.
+
+A block that has `step(frames, state)` can be causal: a frame of its output depends on no later frame of its input. The
+state is what of the frames before is still needed; the caller holds it, and None stands before the first frame.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +28,11 @@ def _shift_at(config: PreTrainedConfig, layer: int, placement: str) -> nn.Module
     )
 
 
+def _step(shift: Any, frames: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The next frames shifted, and what the next step takes; as they are where the block has no such shift."""
+    return (frames, None) if shift is None else shift.step(frames, past)
+
+
 def _shift_without_mask(shift: nn.Module, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Shift frames whose padding is zero, for a block that keeps frames apart and zeroes padding at its end.
 
@@ -31,6 +40,10 @@ def _shift_without_mask(shift: nn.Module, frames: torch.Tensor, mask: torch.Tens
     to find the last frame that is to be repeated.
     """
     return shift(frames, mask if shift.padding == "repeat" else None)
+
+
+BlockState = tuple[torch.Tensor | None, ...]  # of a block: tensors whose first axis is the batch
+HeadState = tuple[BlockState, ...]  # of its blocks
 
 
 class CnnBlock(GradientCheckpointingLayer):
@@ -43,9 +56,10 @@ class CnnBlock(GradientCheckpointingLayer):
     def __init__(self, config: PreTrainedConfig, layer: int) -> None:
         super().__init__()
         width, kernel = config.hidden_size, config.conv_kernel_size
+        self.causal = config.causal
         self.shift_in_place = _shift_at(config, layer, "in_place")
         self.shift_residual = _shift_at(config, layer, "residual")
-        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=0 if self.causal else kernel // 2, groups=width)
         self.norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
@@ -54,31 +68,48 @@ class CnnBlock(GradientCheckpointingLayer):
         self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
     ) -> tuple[torch.Tensor, None]:
         """Frames whose padding is zero -> frames whose padding is zero; there is no attention to return."""
+        if self.causal:
+            return zero_padding(self.step(frames, None)[0], mask), None
         if self.shift_in_place is not None:
             frames = self.shift_in_place(frames, mask)
-        branch = self.depthwise(frames.transpose(1, 2)).transpose(1, 2)
-        branch = self.contract(nn.functional.gelu(self.expand(self.norm(branch))))
+        branch = self._convolve(frames)
         shortcut = frames if self.shift_residual is None else _shift_without_mask(self.shift_residual, frames, mask)
         return zero_padding(shortcut + branch, mask), None
 
+    def step(self, frames: torch.Tensor, state: BlockState | None) -> tuple[torch.Tensor, BlockState]:
+        """The next frames of a stream, for a causal block; the convolution looks at the frames before."""
+        in_place, before, residual = state or (None, None, None)
+        frames, in_place = _step(self.shift_in_place, frames, in_place)
+        if before is None:
+            reach = self.depthwise.kernel_size[0] - 1
+            before = frames.new_zeros(frames.shape[0], reach, frames.shape[2])
+        heard = torch.cat([before, frames], dim=1)
+        shortcut, residual = _step(self.shift_residual, frames, residual)
+        return shortcut + self._convolve(heard), (in_place, heard[:, frames.shape[1] :], residual)
+
+    def _convolve(self, frames: torch.Tensor) -> torch.Tensor:
+        branch = self.depthwise(frames.transpose(1, 2)).transpose(1, 2)
+        return self.contract(nn.functional.gelu(self.expand(self.norm(branch))))
+
 
 class LstmBlock(GradientCheckpointingLayer):
-    """One bidirectional LSTM layer; its input may be shifted.
+    """One bidirectional LSTM layer, or a forward one in a causal head; its input may be shifted.
 
     The backward direction reads every utterance from its own last frame, so padding is never seen: that is what
     packing does, in operations that trace and export. Two one-way LSTMs hold the parameters.
 
     Shape:
         `(batch, time, channels)`, from the second block on `(batch, time, 2 * channels)`
-        -> `(batch, time, 2 * channels)`
+        -> `(batch, time, 2 * channels)`; of a causal head `(batch, time, channels)` throughout
     """
 
     def __init__(self, config: PreTrainedConfig, layer: int) -> None:
         super().__init__()
         width = config.hidden_size
+        entering = width if layer == 0 or config.causal else 2 * width
         self.shift_in_place = _shift_at(config, layer, "in_place")
-        self.forward_lstm = nn.LSTM(width if layer == 0 else 2 * width, width, batch_first=True)
-        self.backward_lstm = nn.LSTM(width if layer == 0 else 2 * width, width, batch_first=True)
+        self.forward_lstm = nn.LSTM(entering, width, batch_first=True)
+        self.backward_lstm = None if config.causal else nn.LSTM(entering, width, batch_first=True)
 
     def forward(
         self, frames: torch.Tensor, mask: torch.Tensor | None, output_attentions: bool
@@ -86,21 +117,32 @@ class LstmBlock(GradientCheckpointingLayer):
         """Frames whose padding is zero -> frames whose padding is zero; there is no attention to return."""
         if self.shift_in_place is not None:
             frames = _shift_without_mask(self.shift_in_place, frames, mask)
-        ahead = _run_lstm(self.forward_lstm, frames)
-        back = _run_lstm(self.backward_lstm, _reverse(frames, mask))
+        ahead, _ = _run_lstm(self.forward_lstm, frames)
+        if self.backward_lstm is None:
+            return zero_padding(ahead, mask), None
+        back, _ = _run_lstm(self.backward_lstm, _reverse(frames, mask))
         return zero_padding(torch.cat([ahead, _reverse(back, mask)], dim=-1), mask), None
 
+    def step(self, frames: torch.Tensor, state: BlockState | None) -> tuple[torch.Tensor, BlockState]:
+        """The next frames of a stream, for a causal block; hidden state and cell are `(batch, channels)`."""
+        past, hidden, cell = state or (None, None, None)
+        frames, past = _step(self.shift_in_place, frames, past)
+        before = None if hidden is None or cell is None else (hidden[None], cell[None])
+        frames, (hidden, cell) = _run_lstm(self.forward_lstm, frames, before)
+        return frames, (past, hidden[0], cell[0])
 
-def _run_lstm(lstm: nn.Module, frames: torch.Tensor) -> torch.Tensor:
-    """Output frames of an LSTM; in float32 on a CPU that has no half-precision LSTM, where torch would raise."""
-    dtype = frames.dtype
+
+def _run_lstm(lstm: nn.Module, frames: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+    """Output frames and last state; in float32 on a CPU that has no half-precision LSTM, where torch would raise."""
+    dtype, before = frames.dtype, () if state is None else (state,)
     if frames.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
     if frames.device.type != "cpu" or dtype == torch.float32 or _has_half_precision_lstm(dtype):
-        return lstm(frames)[0]
+        return lstm(frames, *before)
     with torch.autocast("cpu", enabled=False):
         weights = {name: weight.float() for name, weight in lstm.named_parameters()}
-        return torch.func.functional_call(lstm, weights, (frames.float(),))[0].to(dtype)
+        frames, state = torch.func.functional_call(lstm, weights, (frames.float(), *before))
+        return frames.to(dtype), state
 
 
 def _has_half_precision_lstm(dtype: torch.dtype) -> bool:
@@ -210,8 +252,16 @@ class TransformerBlock(GradientCheckpointingLayer):
             residual = self.shift_residual
             shortcut = frames if residual is None else _shift_without_mask(residual, frames, mask)
             frames = self.attention_norm(shortcut + attended)
-        frames = self.mlp_norm(frames + self.contract(nn.functional.gelu(self.expand(frames))))
-        return zero_padding(frames, mask), probabilities
+        return zero_padding(self._transform(frames), mask), probabilities
+
+    def step(self, frames: torch.Tensor, state: BlockState | None) -> tuple[torch.Tensor, BlockState]:
+        """The next frames of a stream, for a block whose shift replaces attention: no other one is causal."""
+        (past,) = state or (None,)
+        frames, past = _step(self.shift_replace, frames, past)
+        return self._transform(frames), (past,)
+
+    def _transform(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.mlp_norm(frames + self.contract(nn.functional.gelu(self.expand(frames))))
 
 
 @dataclass(frozen=True)
@@ -242,6 +292,7 @@ class Head:
             option of this head alone.
         variants: Its names in `ShiftConfig.from_variant` and on the command line; the first is the plain head.
         width: Channels of its output, in multiples of the encoder's.
+        causal_width: The same of a causal head.
         has_norm: Whether a LayerNorm follows the last block.
         has_attention: Whether a block attends to other frames, unless the shift replaces that.
         least_blocks: Least number of blocks.
@@ -253,6 +304,7 @@ class Head:
     published: Mapping[str, Any]
     variants: Mapping[str, Variant]
     width: int = 1
+    causal_width: int = 1
     has_norm: bool = False
     has_attention: bool = False
     least_blocks: int = 1
@@ -332,8 +384,8 @@ class ShiftHead(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        head, width = HEADS[config.head_type], config.hidden_size
-        self.output_width = head.width * width
+        head, width, self.causal = HEADS[config.head_type], config.hidden_size, config.causal
+        self.output_width = (head.causal_width if config.causal else head.width) * width
         blocks = [] if head.block is None else [head.block(config, layer) for layer in range(config.num_head_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(self.output_width) if head.has_norm else None
@@ -358,3 +410,29 @@ class ShiftHead(nn.Module):
         if self.norm is not None:
             frames = zero_padding(self.norm(frames), mask)
         return frames, tuple(states), tuple(attentions)
+
+    def step(self, frames: torch.Tensor, state: HeadState | None = None) -> tuple[torch.Tensor, HeadState]:
+        """Run a causal head over the next frames of a stream; the head keeps nothing, the caller holds the state.
+
+        However the frames are divided into steps, what comes out is what `forward` gives for all of them at once
+        (in float32 within 1e-5).
+
+        Args:
+            frames: Those that come next, shape `(batch, time, channels)`, at least one, without padding.
+            state: What the step before returned; None before the first frame.
+
+        Returns:
+            The head's output for these frames, shape `(batch, time, output_width)`, and the state behind them.
+
+        Raises:
+            ValueError: If the head is not causal, or there is no frame.
+        """
+        if not self.causal:
+            raise ValueError("a head must be causal to step, got one with causal=False: it looks at later frames")
+        if frames.dim() != 3 or frames.shape[1] == 0:
+            raise ValueError(f"frames must have shape (batch, time of at least 1, channels), got {tuple(frames.shape)}")
+        states = []
+        for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
+            frames, after = block.step(frames, before)
+            states.append(after)
+        return frames if self.norm is None else self.norm(frames), tuple(states)

@@ -86,12 +86,24 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             ImportError: If the package `shift-ser` is not installed: this code came with a model.
         """
         return_frames = options.pop("return_frames", False)
-        try:
-            module = importlib.import_module("shift_ser.inference.timeline")
-        except ModuleNotFoundError as error:
-            raise ImportError('a timeline needs the package: pip install "shift-ser[timeline]"') from error
-        found = module.timeline(self, recording, **options)
+        found = _of_the_package("timeline", "a timeline").timeline(self, recording, **options)
         return found if return_frames else found.segments
+
+    def stream(self, **options: Any) -> Any:
+        """Speech that is still coming in: an object with `push(samples)` and `flush()`; needs the package itself.
+
+        Args:
+            **options: Those of `shift_ser.inference.streaming.stream`: `context_s`, `look_ahead_s`, `step_s`,
+                `half_life_s`, `voice_activity`, `onset`, `sampling_rate` and `calibrated`.
+
+        Returns:
+            A `Stream` of its own for each call; they may run side by side, in threads too.
+
+        Raises:
+            ImportError: If the package `shift-ser` is not installed: this code came with a model.
+            ValueError: If an option is none or out of its range.
+        """
+        return _of_the_package("streaming", "a stream").stream(self, **options)
 
     def check_model_type(self, supported_models: Any) -> None:
         """Take any model for audio classification whose classifier was saved; the stock list holds none from outside.
@@ -183,6 +195,14 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             window=_WINDOW * batch_size,
         )
         return in_order((places, self.classify_batch(speech, **postprocess_params)) for places, speech in batches)
+
+
+def _of_the_package(module: str, what: str) -> Any:
+    """A module of `shift_ser.inference`, which does not travel with a model."""
+    try:
+        return importlib.import_module(f"shift_ser.inference.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f'{what} needs the package: pip install "shift-ser[timeline]"') from error
 
 
 class ChosenByModel(AudioClassificationPipeline):

@@ -246,6 +246,35 @@ class TemporalShift(nn.Module):
             attention_mask=attention_mask,
         )
 
+    def step(self, frames: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shift the next frames of a stream; a forward shift alone can.
+
+        Args:
+            frames: Those that come next, shape `(batch, time, channels)`, at least one.
+            past: What the step before returned, shape `(batch, stride, moved channels)`; None at the first frames.
+
+        Returns:
+            The shifted frames, the same shape, and what the next step takes.
+
+        Raises:
+            ValueError: If the shift is not forward: it would need frames that are still to come.
+
+        Example:
+            >>> shift = TemporalShift(proportion=0.5)
+            >>> first, past = shift.step(torch.tensor([[[1.0, 10.0], [2.0, 20.0]]]), None)
+            >>> shift.step(torch.tensor([[[3.0, 30.0]]]), past)[0].tolist()
+            [[[2.0, 30.0]]]
+        """
+        if self.direction != "forward":
+            raise ValueError(f"direction must be 'forward' to shift a stream, got {self.direction!r}")
+        fold = shifted_channels(frames.shape[-1], proportion=self.proportion)
+        moved, kept = frames[..., :fold], frames[..., fold:]
+        if past is None:
+            first = moved[:, :1] if self.padding == "repeat" else torch.zeros_like(moved[:, :1])
+            past = first.expand(-1, self.stride, -1)
+        moved = torch.cat([past, moved], dim=1)
+        return torch.cat([moved[:, : frames.shape[1]], kept], dim=-1), moved[:, frames.shape[1] :]
+
     def extra_repr(self) -> str:
         """The options, as they appear in `repr`."""
         options = ("proportion", "stride", "direction", "padding")

@@ -26,6 +26,8 @@ HEADS = [  # cnn, lstm and relative_key are parts of these
     ("transformer", {"max_position_embeddings": 9}),
     ("transformer", {"max_position_embeddings": 9, "position_embedding_type": "absolute"}),
     ("shiftformer", {"shift_stride": 2}),
+    ("shiftcnn", {"causal": True}),
+    ("shiftlstm", {"causal": True}),
 ]
 LENGTHS = ([20, 13], [1], [60, 37, 2], [7, 1, 7, 7, 3], [37])
 SMALL = {"num_hidden_layers": 1, "conv_dim": (8, 8), "conv_stride": (20, 16), "conv_kernel": (20, 16)}

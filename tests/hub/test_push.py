@@ -37,7 +37,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:De
 ROOT = Path(__file__).parents[2]
 WEIGHTS = {ENCODER_SHARD, HEAD_SHARD}
 UPLOADED = {"README.md", "config.json", "confusion.png", "preprocessor_config.json", "results.json", "results.md"}
-UPLOADED |= {*WEIGHTS, "model.safetensors.index.json"}
+UPLOADED |= {*WEIGHTS, "model.safetensors.index.json", "handler.py", "requirements.txt"}
 
 
 @pytest.fixture
