@@ -56,7 +56,7 @@ def expected(model: str, recordings: list[bytes]) -> list[dict[str, float]]:
 def client(port: int, number: int, recordings: list[bytes], requests: int) -> list[Answer]:
     """One client: a request after the other, over one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    answers = []
+    answers: list[Answer] = []
     for request in range(requests):
         clip = (number * requests + request) % len(recordings)
         start = time.perf_counter()
@@ -66,6 +66,7 @@ def client(port: int, number: int, recordings: list[bytes], requests: int) -> li
         answers.append(Answer(clip, answer.status, content, time.perf_counter() - start))
         if answer.status == 503:
             time.sleep(float(answer.headers["Retry-After"]))
+    connection.close()
     return answers
 
 
@@ -116,8 +117,9 @@ def main() -> None:
     waits = np.array([answer.seconds for answer in done])
     print(
         "| clients | queue | requests | answered | wrong | rejected (503) | other errors | requests a second |"
-        " mean wait (s) | p99 (s) | memory before, after, peak (MB) |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+        " mean wait (s) | p99 (s) | memory before, after, peak (MB) |"
     )
+    print("|" + "---:|" * 11)
     print(
         f"| {args.clients} | {args.waiting} | {len(answers)} | {len(done)} | {wrong} | {rejected}"
         f" | {len(answers) - len(done) - rejected} | {len(done) / seconds:.1f} | {waits.mean():.2f}"

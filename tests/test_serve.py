@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +57,10 @@ def port(classifier, request):
 
 
 def post(port, content, path="/classify"):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("POST" if path == "/classify" else "GET", path, content)
-    answer = connection.getresponse()
-    return answer.status, json.loads(answer.read())
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+        connection.request("POST" if path == "/classify" else "GET", path, content)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
 
 
 def test_many_clients_get_the_scores_of_their_recording_alone(port, classifier, monkeypatch):

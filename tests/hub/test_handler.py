@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -60,12 +61,12 @@ def wav(samples=SPEECH, rate=16000, format="WAV"):
 
 
 def post(port, content, *, kind="audio/wav", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    body = json.dumps(content).encode() if kind == "application/json" else content
-    connection.request("POST", "/", body, {"Content-Type": kind, **headers})
-    answer = connection.getresponse()
-    assert answer.headers["Content-Type"] == "application/json"
-    return answer.status, json.loads(answer.read())
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+        connection.request("POST", "/", body, {"Content-Type": kind, **headers})
+        answer = connection.getresponse()
+        assert answer.headers["Content-Type"] == "application/json"
+        return answer.status, json.loads(answer.read())
 
 
 def test_answers_are_those_of_the_pipeline(folder, port):
