@@ -141,16 +141,18 @@ def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]
             yield result
             continue
         scores = ", ".join(f"{label} {score:.3f}" for label, score in result.scores.items())
-        click.echo(f"{click.format_filename(result.name)}: {result.label or 'no label'}  ({scores})")
+        told = scores if set(result.scores) == set(result.dimensions) else f"{result.label or 'no label'}  ({scores})"
+        click.echo(f"{click.format_filename(result.name)}: {told}")
 
 
 def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **narrow: Any) -> Iterator[Any]:
     """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
     from tqdm import tqdm
 
-    from ..inference.predict import ScoreFile, classify_recordings
+    from ..inference.predict import ScoreFile, classify_recordings, model_classes
 
-    labels = narrow["labels"] or [*classifier.model.config.id2label.values()]
+    config = classifier.model.config
+    labels = [*(narrow["labels"] or model_classes(config)), *(config.dimensions or [])]
     with ScoreFile(output, labels=labels, model=model) as file:
         todo = [path for path in paths if path not in file.done]
         bar = tqdm(
@@ -177,9 +179,10 @@ def compare(run: str, other: str) -> None:
     """
     from ..evaluation.comparison import compare as compare_runs
     from ..evaluation.comparison import sentence, settings_line
+    from ..evaluation.metrics import score_names
 
     comparison = compare_runs(run, other)
-    for score in ("wa", "ua", "f1"):
+    for score in score_names(comparison):
         click.echo(sentence(comparison, score=score))
     if told := settings_line(comparison):
         click.echo(told)

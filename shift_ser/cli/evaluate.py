@@ -34,7 +34,7 @@ def evaluate(
     the corpus and the cache).
 
     CSV is a file of predictions, of this or another program: columns utterance, label, and prediction or a probability
-    p_<label> for each label; speaker, session, fold and seed where they are known.
+    p_<label> for each label; or value_<dimension> and target_<dimension>; speaker, session, fold and seed where known.
 
     \b
     Example:  shift-ser evaluate runs/demo

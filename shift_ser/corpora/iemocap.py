@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from .check import PROBLEMS, CorpusReport, judge_recordings, listen
 from .corpus import Corpus, CorpusInfo, SpeechAudio
+from .votes import VOTES_FEATURE, votes_column
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +246,7 @@ FEATURES = Features(
         "transcript": Value("string"),
         "raters": List(_RATER),
         "self_evaluations": List(_RATER),
+        "votes": VOTES_FEATURE,
     }
 )
 _SHOWN = 3  # names in a message
@@ -255,7 +257,8 @@ def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: Corpus
 
     Rows are sorted by session, dialog, and order in the label file. Audio is kept as a path and read when a row is
     looked at; times are in seconds; `speaker` is who speaks, which is not the letter in the dialog's name. `raters` are
-    those from outside, `self_evaluations` what the actors said of themselves; `transcript` is `None` where the copy has
+    those from outside, `self_evaluations` what the actors said of themselves, `votes` the share of the outside raters
+    for each label (a rater who named several gives each a part); `transcript` is `None` where the copy has
     none. Sessions that are not there are logged and left out.
 
     Args:
@@ -297,7 +300,12 @@ def load_iemocap(root: str | Path, *, subset: str = "four_classes", info: Corpus
         logger.warning("%s has no utterances of session %s", root, ", ".join(map(str, absent)))
     names = sorted(set(label_of.values()))
     rows = [
-        {**_row(one), "label": names.index(label_of[one.emotion]), "transcript": said.get(one.name)}
+        {
+            **_row(one),
+            "label": names.index(label_of[one.emotion]),
+            "transcript": said.get(one.name),
+            "votes": votes_column(_votes(one, label_of)),
+        }
         for one in utterances
     ]
     features = Features({**FEATURES, "label": ClassLabel(names=names)})
@@ -317,8 +325,20 @@ def _require_recordings(utterances: list[Utterance]) -> None:
         )
 
 
+def _votes(utterance: Utterance, label_of: dict[str, str]) -> dict[str, float]:
+    """Votes of the outside raters by label; an emotion that is no label of the subset has its name in `ALL`."""
+    votes: dict[str, float] = {}
+    for entry in utterance.raters:
+        if entry["rater"].startswith("E"):
+            for emotion in entry["emotions"]:
+                code = emotion[:3].lower()
+                label = label_of.get(code, ALL.get(code, emotion.lower()))
+                votes[label] = votes.get(label, 0.0) + 1 / len(entry["emotions"])
+    return votes
+
+
 def _row(utterance: Utterance) -> dict[str, Any]:
-    """The columns but for label and transcript."""
+    """The columns but for label, votes and transcript."""
     outside = [entry["rater"].startswith("E") for entry in utterance.raters]
     return {
         "audio": str(utterance.wav),

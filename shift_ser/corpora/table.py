@@ -18,12 +18,13 @@ import soundfile as sf
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
 from .corpus import CorpusInfo, SpeechAudio
+from .votes import VOTES_FEATURE, read_votes, renamed, votes_column
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 AUDIO_FILES = (*(f".{name.lower()}" for name in sf.available_formats()), ".oga", ".opus", ".aif")
 OPTIONAL = ("session", "dialog", "split", "fold", "transcript", "sex", "language")
 TARGETS = ("valence", "arousal", "dominance")
-COLUMNS = ("audio", "label", "speaker", "utterance", *OPTIONAL, *TARGETS)
+COLUMNS = ("audio", "label", "speaker", "utterance", *OPTIONAL, "votes", *TARGETS)
 UNKNOWN = "unknown"  # what `speakers` says where nobody knows them
 _SHOWN = 3  # names in a message
 
@@ -57,7 +58,8 @@ def load_table(
             `metadata.csv` (or `.jsonl`, `.parquet`) in it, or of the form `label/file.wav`; a folder made by
             `Dataset.save_to_disk`; the name of a data set on the Hub; a `datasets.Dataset`.
         columns: Which column of the source is which, such as `{"audio": "path", "label": "emotion"}`. A column that is
-            not named here is looked for under its own name. `audio` and `label` are needed; see `COLUMNS`.
+            not named here is looked for under its own name. `audio` is needed, and `label` or one of `TARGETS`; see
+            `COLUMNS`. `votes` may have any form that `read_votes` takes.
         speaker_regex: Finds the speaker in the path of a recording (relative to the source): its group `speaker`, or
             its first group, or all that it matches.
         labels: New label to the labels that it replaces, such as `{"happy": ["hap", "exc"]}`; others stay.
@@ -68,7 +70,7 @@ def load_table(
         revision: Which revision of a data set on the Hub.
 
     Returns:
-        Dataset with the columns `audio`, `label`, `utterance`, `speaker`, and those of `COLUMNS` that are there.
+        Dataset with the columns `audio`, `utterance`, `speaker`, and those of `COLUMNS` that are there.
 
     Raises:
         FileNotFoundError: If the source or a recording is not there.
@@ -80,14 +82,22 @@ def load_table(
     columns = _named_columns(opened, columns or {})
     paths = _paths(opened, opened.columns[columns["audio"]])
     local = [_below(path, opened.folder) for path in paths]
-    found = {name: list(map(_plain, opened.columns[column])) for name, column in columns.items() if name != "audio"}
+    plain = {name: column for name, column in columns.items() if name not in ("audio", "votes")}
+    found: dict[str, list[Any]] = {name: list(map(_plain, opened.columns[column])) for name, column in plain.items()}
     found["utterance"] = found.get("utterance") or _names(local)
     found["speaker"] = _speakers(found, local, speaker_regex=speaker_regex, speakers=speakers)
-    names, found["label"], keep = _labels(found["label"], opened.label_names, labels=labels or {}, exclude=exclude)
+    names: list[str] = []
+    keep = list(range(len(paths)))
+    if "label" in found:
+        names, found["label"], keep = _labels(found["label"], opened.label_names, labels=labels or {}, exclude=exclude)
+    elif labels or exclude:
+        raise ValueError(f"labels and exclude must be left out without a column of labels, got {labels or exclude}")
+    if "votes" in columns:
+        found["votes"] = _votes(opened.columns[columns["votes"]], labels or {})
     rows = {name: [values[row] for row in keep] for name, values in found.items()}
     rows["audio"] = [str(paths[row]) for row in keep]
     _check(rows, [local[row] for row in keep])
-    info = _info(opened, names, speakers_known=speakers != UNKNOWN)
+    info = _info(opened, names or [name for name in TARGETS if name in rows], speakers_known=speakers != UNKNOWN)
     return _dataset(rows, names, info)
 
 
@@ -115,6 +125,8 @@ def relabel(
     index = {name: position for position, name in enumerate(names)}
     columns = {name: dataset.with_format("arrow")[:][name].take(keep).to_pylist() for name in dataset.features}
     columns["label"] = [index[values[row]] for row in keep]
+    if "votes" in columns:
+        columns["votes"] = _votes(columns["votes"], labels or {})
     return Dataset.from_dict(columns, info=info)
 
 
@@ -280,7 +292,7 @@ def _named_columns(source: _Source, said: Mapping[str, str]) -> dict[str, str]:
     if "audio" not in chosen and "file_name" in source.columns:
         chosen["audio"] = "file_name"
     for name in ("audio", "label"):
-        if name not in chosen:
+        if name not in chosen and (name == "audio" or not set(TARGETS) & set(chosen)):
             raise ValueError(f"{source.name} must have a column {name!r}, it has {there}; columns {name}=... names it")
     return chosen
 
@@ -399,6 +411,15 @@ def _labels(
     return names, new, keep
 
 
+def _votes(values: Sequence[Any], labels: Mapping[str, Sequence[str]]) -> list[list[dict[str, Any]]]:
+    """A column of votes, with the labels that were renamed."""
+    new_of = {old: name for name, olds in labels.items() for old in ([olds] if isinstance(olds, str) else olds)}
+    try:
+        return [votes_column(renamed(read_votes(value), new_of)) for value in values]
+    except ValueError as error:
+        raise ValueError(f"column votes: {error}") from None
+
+
 def _check(rows: Mapping[str, list[str]], local: Sequence[str]) -> None:
     for what, values in (("recordings", local), ("utterances", rows["utterance"])):
         twice = [name for name, count in Counter(values).items() if count > 1]
@@ -424,16 +445,27 @@ def _info(source: _Source, names: Sequence[str], *, speakers_known: bool) -> Cor
 
 
 def _dataset(rows: Mapping[str, list[str]], names: Sequence[str], info: CorpusInfo) -> Dataset:
-    features: dict[str, Any] = {"audio": SpeechAudio(), "label": ClassLabel(names=list(names))}
-    features |= {name: Value("float64" if name in TARGETS else "string") for name in rows if name not in features}
+    features: dict[str, Any] = {"audio": SpeechAudio()}
+    if names:
+        features["label"] = ClassLabel(names=list(names))
+    kinds = {"votes": VOTES_FEATURE, **dict.fromkeys(TARGETS, Value("float64"))}
+    features |= {name: kinds.get(name, Value("string")) for name in rows if name not in features}
     columns: dict[str, list[Any]] = {name: list(rows[name]) for name in features}
-    columns["label"] = [names.index(label) for label in rows["label"]]
+    if names:
+        columns["label"] = [names.index(label) for label in rows["label"]]
     if "session" in columns and all(value.isdecimal() for value in columns["session"]):
         columns["session"], features["session"] = [int(value) for value in columns["session"]], Value("int64")
     for name in TARGETS:
         if name in columns:
-            columns[name] = [float(value) if value else None for value in rows[name]]
+            columns[name] = [_number(value, name) for value in rows[name]]
     return Dataset.from_dict(columns, info=info.dataset_info(Features(features), own=True))
+
+
+def _number(value: str, name: str) -> float | None:
+    try:
+        return float(value) if value else None
+    except ValueError:
+        raise ValueError(f"{name} must hold numbers, got {value!r}") from None
 
 
 def _first(names: Sequence[str]) -> str:

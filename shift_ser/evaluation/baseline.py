@@ -1,4 +1,4 @@
-"""What a run is held against: the majority class, and logistic regression on features that know no order of frames."""
+"""What a run is held against: majority class or mean, and linear models on features that know no order of frames."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,14 +6,16 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .metrics import SCORES, wa_ua_f1
+from .metrics import ccc_rmse, wa_ua_f1
 
 MAJORITY = "majority class"
+MEAN = "mean of the training set"
+_LOGISTIC, _RIDGE = "logistic regression", "ridge regression"
 STATISTICS = "34 utterance statistics, logistic regression"
 FRAMES = "means and deviations of the encoder's frames, logistic regression"
 _WINDOW, _HOP = 0.025, 0.010  # seconds
@@ -85,40 +87,61 @@ def frame_statistics(frames: np.ndarray) -> np.ndarray:
 
 
 def baseline_scores(
-    features: Mapping[str, Mapping[str, np.ndarray]], *, labels: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]
+    features: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    labels: Mapping[str, Any] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
+    dimensions: Sequence[str] = (),
+    folds: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Scores of the majority class and of logistic regression on each kind of features, on the folds of a run.
+    """Scores of the majority class, or the mean, and of linear models on each kind of features, on the folds of a run.
 
-    Features are scaled with the mean and deviation of the training part alone; C is 1, as scikit-learn has it.
+    Features are scaled with the mean and deviation of the training part alone. Labels get logistic regression (C = 1),
+    dimensions ridge regression (alpha = 1), as scikit-learn has them.
 
     Args:
         features: For each kind (its name in tables) the features of each utterance.
-        labels: The label of each utterance.
+        labels: The label of each utterance; left out or empty: there are only dimensions.
+        values: The values of the dimensions of each utterance, shape `(dimensions,)`.
+        dimensions: Their names; left out: there are only labels.
         folds: For each fold `train` and `test`, names of utterances.
 
     Returns:
-        For each baseline `name`, and for `wa`, `ua` and `f1` the `mean` and `std` over folds (`None` for one fold).
+        For each baseline `name`, and for each score the `mean` and `std` over folds (`None` for one fold).
     """
     first = next(iter(features.values()))
-    kinds = {MAJORITY: (first, DummyClassifier()), **{name: (x, _regression()) for name, x in features.items()}}
     rows = []
-    for name, (inputs, model) in kinds.items():
-        scored = []
-        for fold in folds:
-            train, test = fold["train"], fold["test"]
-            model.fit(np.stack([inputs[one] for one in train]), [labels[one] for one in train])
-            predicted = model.predict(np.stack([inputs[one] for one in test]))
-            scored.append(wa_ua_f1(predicted, references=[labels[one] for one in test]))
+    for name, inputs in {MAJORITY if labels else MEAN: first, **features}.items():
+        constant = name in (MAJORITY, MEAN)
+        scored = [
+            _score(inputs, labels or {}, values or {}, dimensions, fold["train"], fold["test"], constant=constant)
+            for fold in folds
+        ]
         spread = {
             score: {
                 "mean": fmean(each[score] for each in scored),
                 "std": stdev(each[score] for each in scored) if len(scored) > 1 else None,
             }
-            for score in SCORES
+            for score in scored[0]
         }
-        rows.append({"name": name, **spread})
+        rows.append({"name": name if labels else name.replace(_LOGISTIC, _RIDGE), **spread})
     return rows
 
 
-def _regression() -> Any:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+def _score(
+    inputs: Mapping[str, np.ndarray], labels: Mapping[str, Any], values: Mapping[str, np.ndarray],
+    dimensions: Sequence[str], train: Sequence[str], test: Sequence[str], *, constant: bool,
+) -> dict[str, float]:  # fmt: skip
+    """Scores of one baseline in one fold."""
+    seen, unseen = (np.stack([inputs[one] for one in part]) for part in (train, test))
+    found: dict[str, float] = {}
+    if labels:
+        model = DummyClassifier() if constant else make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        predicted = model.fit(seen, [labels[one] for one in train]).predict(unseen)
+        found |= wa_ua_f1(predicted, references=[labels[one] for one in test])
+    if dimensions:
+        model = DummyRegressor() if constant else make_pipeline(StandardScaler(), Ridge())
+        predicted = model.fit(seen, np.stack([values[one] for one in train])).predict(unseen)
+        targets = np.stack([values[one] for one in test])
+        found |= ccc_rmse(predicted.reshape(targets.shape), targets=targets, dimensions=dimensions)
+    return found

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .metrics import SCORES
-from .predictions import Predictions
+from .metrics import score_of
+from .predictions import TARGET, Predictions
 from .run_folder import PREDICTIONS, RESULTS, fold_folder, read_json
-from .uncertainty import cluster_unit, confusion_by, holm, jackknife, scores
-
-_NAMES = {"wa": "WA", "ua": "UA", "f1": "macro F1"}
+from .uncertainty import Family, cluster_unit, families, holm, jackknife
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,8 @@ def compare(
 
     Returns:
         `runs` (names), `settings` (those that differ: name to `[of run, of other]`), `level`, `num_folds`,
-        `num_seeds`, `num_utterances`, `num_speakers`, `unit`, `num_units`, and for `wa`, `ua` and `f1` a dict of the
+        `num_seeds`, `num_utterances`, `num_speakers`, `unit`, `num_units`, and for each score that both have (`wa`,
+        `ua`, `f1`; `ccc`, `ccc_valence`, ...) a dict of the
         `difference` of pooled scores (run minus other), its `interval`, `p` (two-sided), `effect_size` (mean over
         units of the difference by its standard deviation; `None` if that is 0) and `detectable` (what difference so
         many speakers and seeds would have told from 0 in 8 of 10 such comparisons).
@@ -100,10 +99,11 @@ def compare(
     if unit is None:
         raise ValueError(f"runs must have enough speakers to be compared, got {reason}")
     labels = sorted({*ours_in.labels, *theirs_in.labels})
-    pairs = np.stack([confusion_by(each, unit=unit, labels=labels)[1] for each in (ours_in, theirs_in)], axis=1)
-    found = jackknife(pairs, statistic=_difference)
-    intervals, p, detectable = found.interval(level=level), found.p(), found.detectable(level=level)
-    effects = _effect_sizes(_difference(pairs))
+    shared = [family.names for family in families(theirs_in)]
+    ours_families = [family for family in families(ours_in, labels=labels) if family.names in shared]
+    if not ours_families:
+        told = [[name for family in families(each) for name in family.names] for each in (ours_in, theirs_in)]
+        raise ValueError(f"runs must have the same scores, got {told[0]} of {run.name} and {told[1]} of {other.name}")
     comparison: dict[str, Any] = {
         "runs": [run.name, other.name],
         "settings": _different(run.settings, other.settings),
@@ -113,17 +113,36 @@ def compare(
         "num_utterances": ours_in.count("utterance"),
         "num_speakers": ours_in.count("speaker"),
         "unit": unit,
-        "num_units": len(pairs),
+        "num_units": ours_in.count(unit),
     }
-    for index, name in enumerate(SCORES):
-        comparison[name] = {
+    for family in ours_families:
+        comparison |= _compared(family, ours_in, theirs_in, unit=unit, level=level)
+    return comparison
+
+
+def _compared(
+    family: Family, ours: Predictions, theirs: Predictions, *, unit: str, level: float
+) -> dict[str, dict[str, Any]]:
+    """What `compare` tells of each score of a family."""
+    pairs = np.stack([family.counts(each, unit) for each in (ours, theirs)], axis=1)
+
+    def difference(sums: np.ndarray) -> np.ndarray:
+        """Scores of the first minus those of the second, of sums `(..., 2, ...)` with the two at axis 1."""
+        return family.statistic(sums[:, 0]) - family.statistic(sums[:, 1])
+
+    found = jackknife(pairs, statistic=difference)
+    intervals, p, detectable = found.interval(level=level), found.p(), found.detectable(level=level)
+    effects = _effect_sizes(difference(pairs))
+    return {
+        name: {
             "difference": float(found.estimate[index]),
             "interval": intervals[index].tolist(),
             "p": float(p[index]),
             "effect_size": effects[index],
             "detectable": float(detectable[index]),
         }
-    return comparison
+        for index, name in enumerate(family.names)
+    }
 
 
 def check_pair(run: FinishedRun, other: FinishedRun) -> None:
@@ -148,8 +167,8 @@ def check_pair(run: FinishedRun, other: FinishedRun) -> None:
     _check_keys(run, other, key=[name for name in key if name != "utterance"] or key)
     _check_keys(run, other, key=key)
     matched = tables[1].set_index(key).loc[tables[0].set_index(key).index]
-    for column in ("label", "speaker"):
-        if column in tables[0]:
+    for column in ("label", "speaker", *(TARGET + name for name in run.predictions.dimensions)):
+        if column in tables[0] and column in matched:
             ours, theirs_ = tables[0][column].to_numpy(), matched[column].to_numpy()
             if (ours != theirs_).any():
                 at = int((ours != theirs_).argmax())
@@ -210,31 +229,37 @@ def sentence(comparison: Mapping[str, Any], *, score: str = "wa") -> str:
 
     Args:
         comparison: What `compare` returned.
-        score: `wa`, `ua` or `f1`.
+        score: One that `compare` told of: `wa`, `ua`, `f1`, `ccc_valence`, ...
     """
-    found = comparison[score]
-    points = round(100 * found["difference"], 1)
+    found, shown = comparison[score], score_of(score)
+    rounded = round(found["difference"], 3)
     name, other = comparison["runs"]
-    relation = f"{abs(points):.1f} points {_NAMES[score]} {'above' if points > 0 else 'below'}"
-    if points == 0:
-        relation = f"within 0.1 points {_NAMES[score]} of"
-    low, high = (100 * end for end in found["interval"])
+    unit, least = (" points", "0.1") if shown.percent else ("", "0.001")
+    title = "macro F1" if score == "f1" else shown.title
+
+    def told(value: float, *, sign: bool = False) -> str:
+        return shown.shown(value, digits=1 if shown.percent else 2, sign=sign)
+
+    relation = f"{told(abs(rounded))}{unit} {title} {'above' if rounded > 0 else 'below'}"
+    if rounded == 0:
+        relation = f"within {least}{unit} {title} of"
+    low, high = (told(end, sign=True) for end in found["interval"])
     p = _told_p(found["p"])
     if "p_adjusted" in found:
         p += f", {_told_p(found['p_adjusted'])} by Holm over {comparison['num_tests']} sentences"
     units = f"{comparison['num_units']} {comparison['unit']}s"
     over = units if comparison["unit"] == "speaker" else f"{units} with {comparison['num_speakers']} speakers"
     seeds = f"{comparison['num_seeds']} seed{'s' if comparison['num_seeds'] > 1 else ''}"
-    interval = f"{comparison['level']:.0%} interval {low:+.1f} to {high:+.1f} points over {over}, {seeds}"
-    return f"{name} is {relation} {other} ({interval}; {p}): {_verdict(comparison, found)}."
+    interval = f"{comparison['level']:.0%} interval {low} to {high}{unit} over {over}, {seeds}"
+    seen = f"{told(found['detectable'])}{unit}"
+    return f"{name} is {relation} {other} ({interval}; {p}): {_verdict(comparison, found, seen)}."
 
 
-def _verdict(comparison: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _verdict(comparison: Mapping[str, Any], found: Mapping[str, Any], seen: str) -> str:
     if found["difference"] == 0 and found["interval"] == [0, 0]:
         return "both scores are equal"
     if found.get("p_adjusted", found["p"]) > 1 - comparison["level"]:
-        seen = f"a difference of {100 * found['detectable']:.1f} points would have been seen in 8 of 10 cases"
-        return f"the data do not tell them apart ({seen})"
+        return f"the data do not tell them apart (a difference of {seen} would have been seen in 8 of 10 cases)"
     if comparison["num_seeds"] < 2:
         return "these two trainings differ, but one seed does not tell the methods apart"
     return "the data tell them apart"
@@ -254,11 +279,6 @@ def adjust(comparisons: Sequence[Mapping[str, Any]], *, score: str) -> list[dict
         {**comparison, "num_tests": len(comparisons), score: {**comparison[score], "p_adjusted": p}}
         for comparison, p in zip(comparisons, adjusted, strict=True)
     ]
-
-
-def _difference(pairs: np.ndarray) -> np.ndarray:
-    """Scores of the first minus those of the second of counts `(..., 2, labels, labels)`."""
-    return scores(pairs[..., 0, :, :]) - scores(pairs[..., 1, :, :])
 
 
 def _effect_sizes(differences: np.ndarray) -> list[float | None]:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from .predictions import Predictions
-from .uncertainty import cluster_unit, jackknife, scores
+from .uncertainty import cluster_unit, families, jackknife
 
 MIN_UTTERANCES = 5  # of a group, to be part of the gap
 
 
 def group_scores(predictions: Predictions, groups: Mapping[str, Any], *, level: float = 0.95) -> dict[str, Any]:
-    """WA and UA of each group of utterances, and the gap in WA between the best and the worst.
+    """Scores of each group of utterances, and the gap in the first of them between the best and the worst.
 
     The gap is of two groups that were chosen for being the best and the worst: it is positive also where all groups
     are alike. Its interval takes the two as given.
@@ -24,9 +24,10 @@ def group_scores(predictions: Predictions, groups: Mapping[str, Any], *, level: 
         level: Confidence level.
 
     Returns:
-        `groups`: for each, sorted by name, `name`, `num_utterances`, `wa` and `ua`; and `gap`: `best`, `worst`, `wa`
-        and its `interval` over folds or speakers (`None` where there can be none; see `uncertainty.cluster_unit`), or
-        `None` with fewer than two groups of five utterances.
+        `groups`: for each, sorted by name, `name`, `num_utterances` and its scores (`wa`, `ua`, `f1`; `ccc`,
+        `ccc_valence`, ...); and `gap`: `best`, `worst`, the difference in `wa` (of dimensions alone: `ccc`) and its
+        `interval` over folds or speakers (`None` where there can be none; see `uncertainty.cluster_unit`), or `None`
+        with fewer than two groups of five utterances.
 
     Raises:
         ValueError: If no utterance of the table is in a group; what utterances there are is told.
@@ -36,45 +37,45 @@ def group_scores(predictions: Predictions, groups: Mapping[str, Any], *, level: 
         some = predictions.table["utterance"].iloc[0]
         raise ValueError(f"groups must hold utterances of the predictions, such as {some!r}, got {list(groups)[:3]}")
     names = sorted({str(value) for value in told[told.notna()]})
-    unit, _ = cluster_unit(predictions)
-    by_unit = _counts(predictions, told, names, unit)  # (units, groups, labels, labels)
-    total = by_unit.sum(axis=0)
-    sizes, values = total.sum(axis=(1, 2)), scores(total)
-    rows = [
-        {"name": name, "num_utterances": round(float(size)), "wa": float(value[0]), "ua": float(value[1])}
-        for name, size, value in zip(names, sizes, values, strict=True)
+    kept = told.notna().to_numpy()
+    group = told[kept].astype(str).to_numpy()
+    parts = [Predictions(predictions.table[kept][group == name]) for name in names]
+    sizes = [part.table["utterance"].nunique() for part in parts]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "num_utterances": size} for name, size in zip(names, sizes, strict=True)
     ]
+    for family in families(predictions, labels=predictions.labels):
+        for row, part in zip(rows, parts, strict=True):
+            of_group = family.statistic(family.counts(part, "utterance").sum(axis=0)[None])[0]
+            row |= dict(zip(family.names, of_group.tolist(), strict=True))
+    score = families(predictions)[0].names[0]
     large = [index for index, size in enumerate(sizes) if size >= MIN_UTTERANCES]
     if len(large) < 2:
         return {"groups": rows, "gap": None}
-    best = max(large, key=lambda index: values[index, 0])
-    worst = min(large, key=lambda index: values[index, 0])
-    gap = {"best": names[best], "worst": names[worst], "wa": float(values[best, 0] - values[worst, 0])}
-    return {"groups": rows, "gap": {**gap, "interval": _gap_interval(by_unit[:, [best, worst]], unit, level)}}
+    best = max(large, key=lambda index: rows[index][score])
+    worst = min(large, key=lambda index: rows[index][score])
+    gap = {"best": names[best], "worst": names[worst], score: rows[best][score] - rows[worst][score]}
+    interval = _gap_interval(predictions, [parts[best], parts[worst]], level)
+    return {"groups": rows, "gap": {**gap, "interval": interval}}
 
 
-def _counts(predictions: Predictions, told: Any, names: list[str], unit: str | None) -> np.ndarray:
-    number = {name: index for index, name in enumerate(names)}
-    kept = told.notna().to_numpy()
-    group = np.array([number[str(value)] for value in told[told.notna()]])
-    _, repeats = np.unique(predictions.table["utterance"], return_inverse=True)
-    weights = (1.0 / np.bincount(repeats))[repeats][kept]
-    units = np.zeros(len(kept), dtype=int)
-    if unit is not None:
-        units = np.unique(predictions.table[unit], return_inverse=True)[1]
-    num = len(predictions.labels)
-    counts = np.zeros((units.max() + 1, len(names), num, num))
-    np.add.at(counts, (units[kept], group, predictions.references[kept], predictions.predicted[kept]), weights)
-    return counts
-
-
-def _gap_interval(pair: np.ndarray, unit: str | None, level: float) -> list[float] | None:
-    """Interval of the difference in WA; `None` where leaving out a unit leaves a group empty."""
-    sizes = pair.sum(axis=(2, 3))
-    if unit is None or (sizes.sum(axis=0) - sizes <= 0).any():
+def _gap_interval(predictions: Predictions, pair: list[Predictions], level: float) -> list[float] | None:
+    """Interval of the difference in the first score; `None` where leaving out a unit leaves a group empty."""
+    unit, _ = cluster_unit(predictions)
+    if unit is None or any(part.count(unit) == 1 for part in pair):
         return None
-    found = jackknife(pair, statistic=lambda sums: scores(sums[..., 0, :, :]) - scores(sums[..., 1, :, :]))
-    return found.interval(level=level)[0].tolist()
+    family = families(predictions, labels=predictions.labels)[0]
+    units = {name: place for place, name in enumerate(sorted(predictions.table[unit].unique()))}
+    counts = []
+    for part in pair:
+        found = family.counts(part, unit)
+        whole = np.zeros((len(units), *found.shape[1:]))
+        whole[[units[name] for name in sorted(part.table[unit].unique())]] = found
+        counts.append(whole)
+    jackknifed = jackknife(
+        np.stack(counts, axis=1), statistic=lambda sums: family.statistic(sums[:, 0]) - family.statistic(sums[:, 1])
+    )
+    return jackknifed.interval(level=level)[0].tolist()
 
 
 def duration_groups(seconds: Mapping[str, float]) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""Weighted and unweighted accuracy and macro F1, as a function, as an `evaluate.Metric` and for the `Trainer`."""
+"""The scores: accuracy, recall and F1 of classes, CCC and RMSE of dimensions; also as an `evaluate.Metric`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -9,13 +10,137 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers import EvalPrediction
 
-SCORES = ("wa", "ua", "f1")
+SCORES = ("wa", "ua", "f1")  # of classes
+AGREEMENT = ("ccc", "rmse")  # of dimensions: the mean over them, and with `_<dimension>` of each
 
 _DESCRIPTION = (
     "Weighted accuracy (share of all utterances), unweighted accuracy (mean over classes of the recall) and macro F1"
     " (mean over classes of the F1)."
 )
 _INPUTS = "Args: predictions, references: class numbers, one an utterance. Returns: wa, ua and f1, floats in [0, 1]."
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is shown, and what is good.
+
+    Attributes:
+        title: Its name in tables.
+        percent: Whether it is shown in percent.
+        low: Least value.
+        high: Greatest value.
+        greater_is_better: Whether the greatest value is the best.
+    """
+
+    title: str
+    percent: bool = True
+    low: float = 0.0
+    high: float = 1.0
+    greater_is_better: bool = True
+
+    def shown(self, value: float, *, digits: int = 2, sign: bool = False) -> str:
+        """A value, or a difference, as text: percent with so many digits, else with one more.
+
+        Example:
+            >>> score_of("ua").shown(0.51234), score_of("ccc_valence").shown(0.51234)
+            ('51.23', '0.512')
+        """
+        value, digits = (100 * value, digits) if self.percent else (value, digits + 1)
+        return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+_SHOWN = {
+    "wa": Score("WA"),
+    "ua": Score("UA"),
+    "f1": Score("F1"),
+    "ccc": Score("CCC", percent=False, low=-1.0),
+    "rmse": Score("RMSE", percent=False, high=float("inf"), greater_is_better=False),
+}
+
+
+def score_of(name: str) -> Score:
+    """How the score of that name is shown: `wa`, `ccc`, `ccc_valence`, ...
+
+    Raises:
+        KeyError: If there is none.
+
+    Example:
+        >>> score_of("rmse_arousal").title
+        'RMSE arousal'
+    """
+    kind, _, dimension = name.partition("_")
+    score = _SHOWN[kind]
+    return Score(**{**vars(score), "title": f"{score.title} {dimension}"}) if dimension else score
+
+
+def agreement_names(dimensions: Sequence[str]) -> list[str]:
+    """Names of the scores of dimensions: CCC and RMSE, each the mean and for each dimension.
+
+    Example:
+        >>> agreement_names(["valence"])
+        ['ccc', 'ccc_valence', 'rmse', 'rmse_valence']
+    """
+    return [name for kind in AGREEMENT for name in (kind, *(f"{kind}_{dimension}" for dimension in dimensions))]
+
+
+def score_names(scores: Iterable[str]) -> list[str]:
+    """Which of some names are scores, in their order.
+
+    Example:
+        >>> score_names({"unit": "fold", "wa": 0.5, "ccc_valence": 0.4, "level": 0.95})
+        ['wa', 'ccc_valence']
+    """
+    return [name for name in scores if name.partition("_")[0] in _SHOWN]
+
+
+def shown_names(names: Sequence[str]) -> list[str]:
+    """Those of some scores that a table has room for: of dimensions the CCC of each in place of their mean, and RMSE.
+
+    Example:
+        >>> shown_names(["ua", "ccc", "ccc_valence", "ccc_arousal", "rmse", "rmse_valence", "rmse_arousal"])
+        ['ua', 'ccc_valence', 'ccc_arousal', 'rmse']
+    """
+    return [name for name in names if name != "ccc" and not name.startswith("rmse_")]
+
+
+def ccc_rmse(values: np.ndarray, *, targets: np.ndarray, dimensions: Sequence[str]) -> dict[str, float]:
+    r"""Concordance correlation coefficient (CCC, Lin 1989) and root mean square error (RMSE), as audmetric has them.
+
+    .. math::
+        \text{CCC} = \frac{2 \operatorname{cov}(x, y)}
+        {\operatorname{var} x + \operatorname{var} y + (\bar x - \bar y)^2}
+        \qquad \text{RMSE} = \sqrt{\overline{(x - y)^2}}
+
+    Args:
+        values: Predicted, shape `(utterances, dimensions)`.
+        targets: True, the same shape.
+        dimensions: Their names.
+
+    Returns:
+        `ccc` and `rmse`, means over the dimensions, and `ccc_<dimension>` and `rmse_<dimension>`. The CCC is 0 where
+        values and targets are one constant.
+
+    Raises:
+        ValueError: If there is nothing to score or the shapes differ.
+
+    Example:
+        >>> values, targets = np.array([[0.0], [1.0], [1.0]]), np.array([[0.0], [1.0], [2.0]])
+        >>> round(ccc_rmse(values, targets=targets, dimensions=["valence"])["ccc"], 4)
+        0.6667
+    """
+    values, targets = np.asarray(values, dtype=np.float64), np.asarray(targets, dtype=np.float64)
+    if values.shape != targets.shape or values.shape[1:] != (len(dimensions),) or not len(values):
+        raise ValueError(
+            f"values and targets must have shape (utterances, {len(dimensions)}), got {values.shape} and"
+            f" {targets.shape}"
+        )
+    means, centres = values.mean(axis=0), targets.mean(axis=0)
+    covariance = ((values - means) * (targets - centres)).mean(axis=0)
+    spread = values.var(axis=0) + targets.var(axis=0) + (means - centres) ** 2
+    ccc = np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    rmse = np.sqrt(((values - targets) ** 2).mean(axis=0))
+    numbers = [float(number) for each in (ccc, rmse) for number in (each.mean(), *each)]
+    return dict(zip(agreement_names(dimensions), numbers, strict=True))
 
 
 def wa_ua_f1(predictions: Sequence[int] | np.ndarray, *, references: Sequence[int] | np.ndarray) -> dict[str, float]:

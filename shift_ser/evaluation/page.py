@@ -9,12 +9,15 @@ from typing import Any
 import jinja2
 
 from .groups import group_scores
-from .metrics import SCORES
+from .metrics import score_names, score_of, shown_names
 from .predictions import Predictions
 from .report import fold_table, intervals_text
-from .run_folder import CONFUSION, RELIABILITY, RISK_COVERAGE
+from .run_folder import CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES
 
-_FIGURES = {CONFUSION: "confusion", RELIABILITY: "reliability", RISK_COVERAGE: "risk and coverage"}
+_FIGURES = {
+    CONFUSION: "confusion", RELIABILITY: "reliability", RISK_COVERAGE: "risk and coverage",
+    VALUES: "predicted against true values",
+}  # fmt: skip
 
 
 def report_page(
@@ -51,6 +54,7 @@ def report_page(
         notes=[line.removeprefix("- ") for line in lines],
         baselines=_baselines(results.get("baselines")),
         figures=_figures(Path(folder)),
+        figures_title="Confusion, calibration and abstaining" if predictions.labels else "Predicted and true values",
         groups=[_group(column, predictions, told) for column, told in (groups or {}).items()],
         errors=surest_errors(predictions, num=num_errors),
         command=command,
@@ -61,7 +65,7 @@ def report_page(
 
 def surest_errors(predictions: Predictions, *, num: int) -> list[list[str]]:
     """The wrong predictions with the highest probability as rows of a table; empty without probabilities or errors."""
-    if predictions.probabilities is None:
+    if predictions.probabilities is None or "label" not in predictions.table:
         return []
     confidence = predictions.probabilities.max(axis=1)
     wrong = [
@@ -86,8 +90,9 @@ def _cells(table: str) -> list[list[str]]:
 def _baselines(rows: Sequence[Mapping[str, Any]] | None) -> list[list[str]]:
     if not rows:
         return []
-    told = [[row["name"], *(f"{100 * row[name]['mean']:.2f}" for name in SCORES)] for row in rows]
-    return [["baseline", *(name.upper() for name in SCORES)], *told]
+    names = shown_names(score_names(rows[0]))
+    told = [[row["name"], *(score_of(name).shown(row[name]["mean"]) for name in names)] for row in rows]
+    return [["baseline", *(score_of(name).title for name in names)], *told]
 
 
 def _figures(folder: Path) -> list[dict[str, str]]:
@@ -100,20 +105,25 @@ def _figures(folder: Path) -> list[dict[str, str]]:
 
 def _group(column: str, predictions: Predictions, told: Mapping[str, Any]) -> dict[str, Any]:
     found = group_scores(predictions, told)
+    names = [name for name in shown_names(score_names(found["groups"][0])) if name != "f1"]
     rows = [
-        [row["name"], str(row["num_utterances"]), f"{100 * row['wa']:.1f}", f"{100 * row['ua']:.1f}"]
+        [row["name"], str(row["num_utterances"]), *(score_of(name).shown(row[name], digits=1) for name in names)]
         for row in found["groups"]
     ]
-    return {"column": column, "rows": [[column, "n", "WA", "UA"], *rows], "gap": _gap_text(found["gap"])}
+    titles = [score_of(name).title for name in names]
+    return {"column": column, "rows": [[column, "n", *titles], *rows], "gap": _gap_text(found["gap"])}
 
 
 def _gap_text(gap: Mapping[str, Any] | None) -> str:
     if gap is None:
         return "Too few utterances for a gap."
-    text = f"Gap in WA between the best ({gap['best']}) and the worst ({gap['worst']}): {100 * gap['wa']:.1f} points"
+    (name,) = score_names(gap)
+    score, unit = score_of(name), " points" if score_of(name).percent else ""
+    between = f"between the best ({gap['best']}) and the worst ({gap['worst']})"
+    text = f"Gap in {score.title} {between}: {score.shown(gap[name], digits=1)}{unit}"
     if gap["interval"]:
-        low, high = gap["interval"]
-        text += f" (95% interval {100 * low:+.1f} to {100 * high:+.1f}, the two groups taken as given)"
+        low, high = (score.shown(end, digits=1, sign=True) for end in gap["interval"])
+        text += f" (95% interval {low} to {high}, the two groups taken as given)"
     return (
         f"{text}. The two groups were chosen after the fact, for their scores: also groups that are alike have a gap."
     )

@@ -12,9 +12,16 @@ import pandas as pd
 from .run_folder import aside
 
 PROBABILITY = "p_"  # before a label: the column of its probability
+VALUE = "value_"  # before a dimension (valence, ...): the column of what the model said
+TARGET = (
+    "target_"  # before a dimension: the column of its true value; before a label: of its share of the raters' votes
+)
 TEXTS = ("utterance", "speaker", "session", "label", "prediction")
 COLUMNS = ("utterance", "speaker", "session", "fold", "seed", "label", "prediction", "temperature")
-_NEEDED = "an utterance, a label, and a prediction or the probabilities p_<label>"
+_NEEDED = (
+    "an utterance, and a label with a prediction or the probabilities p_<label>, or value_<dimension> with"
+    " target_<dimension>"
+)
 _SUM = 1e-3  # how far probabilities of an utterance may be from 1 together
 
 
@@ -25,7 +32,9 @@ class Predictions:
     Attributes:
         table: Columns `utterance`, `label` and `prediction`; where they are known `speaker`, `session`, `fold`, `seed`,
             `temperature` (of the model that made the row, fitted on its validation set) and a probability `p_<label>`
-            for each label.
+            for each label. Of soft labels `target_<label>`, the share of the raters' votes (what is missing to 1 went
+            to other labels). Of dimensions `value_<dimension>` (predicted) and `target_<dimension>` (true); where there
+            are only dimensions, `label` and `prediction` are left out.
 
     Raises:
         ValueError: If a column is missing or what is in one breaks its rule; the first row at fault is named.
@@ -44,11 +53,16 @@ class Predictions:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> "Predictions":
-        """From dicts with the table's columns, and `probabilities` (label to float) in place of its `p_` columns."""
+        """From dicts with the table's columns, and `probabilities` (label to float) in place of its `p_` columns.
+
+        In the same way `values` and `targets`, from a dimension or label to float.
+        """
         flat = []
         for row in rows:
-            probabilities = {PROBABILITY + label: share for label, share in row.get("probabilities", {}).items()}
-            flat.append({name: value for name, value in row.items() if name != "probabilities"} | probabilities)
+            plain = {name: value for name, value in row.items() if name not in _GROUPS}
+            for name, prefix in _GROUPS.items():
+                plain |= {prefix + key: value for key, value in row.get(name, {}).items()}
+            flat.append(plain)
         return cls(pd.DataFrame(flat))
 
     @classmethod
@@ -100,27 +114,41 @@ class Predictions:
     def rows(self) -> list[dict[str, Any]]:
         """The table as `from_rows` takes it."""
         plain: list[dict[str, Any]] = self.table[[name for name in COLUMNS if name in self.table]].to_dict("records")
-        if self.probabilities is None:
-            return plain
-        shares = self.probabilities.tolist()
-        return [
-            row | {"probabilities": dict(zip(self.labels, p, strict=True))}
-            for row, p in zip(plain, shares, strict=True)
-        ]
+        for name, prefix in _GROUPS.items():
+            columns = _named(self.table, prefix)
+            for row, numbers in zip(plain, self.table[columns].to_numpy().tolist(), strict=True):
+                if columns:
+                    row[name] = {key.removeprefix(prefix): number for key, number in zip(columns, numbers, strict=True)}
+        return plain
 
     @cached_property
     def labels(self) -> list[str]:
         """The labels: in the order of the probabilities, else all that are true or predicted somewhere, sorted."""
-        named = _probability_columns(self.table)
-        if named:
+        named = _named(self.table, PROBABILITY)
+        if named or "label" not in self.table:
             return [name.removeprefix(PROBABILITY) for name in named]
         return sorted({*self.table["label"], *self.table["prediction"]})
 
     @cached_property
     def probabilities(self) -> np.ndarray | None:
         """Shape `(rows, labels)`; `None` where the table has none."""
-        named = _probability_columns(self.table)
+        named = _named(self.table, PROBABILITY)
         return self.table[named].to_numpy(dtype=np.float64) if named else None
+
+    @cached_property
+    def dimensions(self) -> list[str]:
+        """Names of the dimensions, in the order of their columns; empty where there are only labels."""
+        return [name.removeprefix(VALUE) for name in _named(self.table, VALUE)]
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """What the model said of the dimensions, shape `(rows, dimensions)`."""
+        return self.table[[VALUE + name for name in self.dimensions]].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """True values of the dimensions, shape `(rows, dimensions)`."""
+        return self.table[[TARGET + name for name in self.dimensions]].to_numpy(dtype=np.float64)
 
     @cached_property
     def references(self) -> np.ndarray:
@@ -151,21 +179,26 @@ class Predictions:
         return np.array([number[label] for label in self.table[column]])
 
 
-def _probability_columns(table: pd.DataFrame) -> list[str]:
-    return [name for name in table if str(name).startswith(PROBABILITY)]
+_GROUPS = {"probabilities": PROBABILITY, "values": VALUE, "targets": TARGET}  # key of a row: prefix of its columns
+
+
+def _named(table: pd.DataFrame, prefix: str) -> list[str]:
+    return [str(name) for name in table if str(name).startswith(prefix)]
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
     """A copy of the table with its columns in order, each of its type; what breaks a rule raises."""
     if not len(table):
         raise ValueError("predictions must hold at least one utterance, got none")
-    named = _probability_columns(table)
-    if not {"utterance", "label"} <= set(table) or not (named or "prediction" in table):
+    named, values, targets = (_named(table, prefix) for prefix in _GROUPS.values())
+    classes = "label" in table and bool(named or "prediction" in table)
+    if "utterance" not in table or not (classes or (values and "label" not in table)):
         raise ValueError(f"predictions must have {_NEEDED}, got the columns {[str(name) for name in table]}")
     table = table.reset_index(drop=True).copy()
-    for name in [*named, "temperature"]:
+    for name in [*named, *values, *targets, "temperature"]:
         if name in table:
             table[name] = _numbers(table, name, empty=name == "temperature")
+    _check_dimensions(table, values, targets)
     if named:
         _check_probabilities(table, named)
         if "prediction" not in table:
@@ -177,9 +210,20 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     for name in ("fold", "seed"):
         if name in table:
             table[name] = _whole(table[name])
-    _check_labels(table, [name.removeprefix(PROBABILITY) for name in named])
-    _check_utterances(table)
-    return table[[name for name in COLUMNS if name in table] + named]
+    if classes:
+        _check_labels(table, [name.removeprefix(PROBABILITY) for name in named])
+    _check_utterances(table, targets)
+    return table[[name for name in COLUMNS if name in table] + named + values + targets]
+
+
+def _check_dimensions(table: pd.DataFrame, values: list[str], targets: list[str]) -> None:
+    for name in values:
+        if (target := TARGET + name.removeprefix(VALUE)) not in targets:
+            raise ValueError(f"every {name} must have a column {target}, got {[str(column) for column in table]}")
+    for name in (*values, *targets):
+        wrong = ~np.isfinite(table[name])
+        if wrong.any():
+            raise ValueError(f"{name} must be finite, got {table[name][wrong].iloc[0]} in row {_row(wrong)}")
 
 
 def _texts(table: pd.DataFrame, name: str) -> pd.Series:
@@ -229,7 +273,7 @@ def _check_labels(table: pd.DataFrame, labels: list[str]) -> None:
             )
 
 
-def _check_utterances(table: pd.DataFrame) -> None:
+def _check_utterances(table: pd.DataFrame, targets: list[str]) -> None:
     """One row an utterance, fold and seed; what belongs to the utterance is the same in all its rows."""
     key = [name for name in ("utterance", "fold", "seed") if name in table]
     repeated = table.duplicated(key)
@@ -239,7 +283,7 @@ def _check_utterances(table: pd.DataFrame) -> None:
             f"{' and '.join(key)} must name a row, {name!r} has several: a column seed or fold tells them apart"
         )
     first = table.drop_duplicates("utterance").set_index("utterance")
-    for name in ("label", "speaker", "session"):
+    for name in ("label", "speaker", "session", *targets):
         if name in table:
             expected = first[name].loc[table["utterance"]].to_numpy()
             differs = table[name].to_numpy() != expected

@@ -17,7 +17,7 @@ from .calibration import (
     reliability_table,
     risk_coverage,
 )
-from .metrics import SCORES
+from .metrics import ccc_rmse, score_names, score_of, shown_names
 from .predictions import Predictions
 from .run_folder import save_figure
 
@@ -39,7 +39,7 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
 
     Args:
         results: One dict for each fold and seed, with `fold`, `seed`, and `columns` from a column's name to its
-            `{"wa": ..., "ua": ..., "f1": ...}`, or to `None` (see `training`).
+            scores, `{"wa": ..., "ua": ..., "f1": ...}` or `{"ccc": ..., "ccc_valence": ...}`, or to `None`.
         num_folds: How many results the whole run has: folds times seeds.
 
     Returns:
@@ -61,18 +61,19 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
     if not results:
         raise ValueError("results must hold at least one fold, got none")
     summary: dict[str, Any] = {"folds": len(results), "num_folds": num_folds}
+    kind = headline(results[0])
+    names = score_names(results[0]["columns"][kind])
     for column in COLUMNS:
         whole = all(result["columns"].get(column) for result in results)
-        summary[column] = {name: _spread(results, column, name) for name in SCORES} if whole else None
-    kind = headline(results[0])
+        summary[column] = {name: _spread(results, column, name) for name in names} if whole else None
     summary["test"] = summary[kind]
     if oracle := summary["oracle"]:  # chosen among the epochs of one training: a refit is another one
         chosen = summary["selected" if kind == "refit" and summary["selected"] else kind]
-        summary["optimism"] = {name: oracle[name]["mean"] - chosen[name]["mean"] for name in SCORES}
+        summary["optimism"] = {name: oracle[name]["mean"] - chosen[name]["mean"] for name in names}
     seeds = {result["seed"] for result in results}
     if len(seeds) > 1:
-        by_seed = {name: _means(results, kind, name, by="seed") for name in SCORES}
-        summary["seeds"] = {str(seed): {name: by_seed[name][seed] for name in SCORES} for seed in sorted(seeds)}
+        by_seed = {name: _means(results, kind, name, by="seed") for name in names}
+        summary["seeds"] = {str(seed): {name: by_seed[name][seed] for name in names} for seed in sorted(seeds)}
     return summary
 
 
@@ -108,7 +109,11 @@ def fold_table(
     """
     summary = summarise(results, num_folds=num_folds)
     kind = headline(results[0])
-    rows = [["fold", "test", "n", "epoch", "WA", "UA", "F1", "last WA/UA", "oracle WA/UA"]]
+    names = shown_names(score_names(summary["test"]))
+    beside = _beside(summary)
+    title = "/".join(score_of(name).title for name in beside)
+    columns = [score_of(name).title for name in names]
+    rows = [["fold", "test", "n", "epoch", *columns, f"last {title}", f"oracle {title}"]]
     for fold in sorted({result["fold"] for result in results}):
         seeds = [result for result in results if result["fold"] == fold]
         epochs = [str(result["last_epoch" if kind == "last" else "selected_epoch"]) for result in seeds]
@@ -126,30 +131,48 @@ def fold_table(
     return "\n".join([table, "", *_notes(summary, kind), *told])
 
 
+def _beside(summary: Mapping[str, Any]) -> list[str]:
+    """The scores of the last and the oracle's epoch that have a column."""
+    return [name for name in ("wa", "ua", "ccc") if name in summary["test"]][:2]
+
+
 def _cells(summary: Mapping[str, Any]) -> list[str]:
     """The headline with its deviation over folds; last and oracle without."""
     pairs = [
-        "/".join(f"{100 * summary[kind][name]['mean']:.2f}" for name in ("wa", "ua")) for kind in ("last", "oracle")
+        "/".join(score_of(name).shown(summary[kind][name]["mean"]) for name in _beside(summary))
+        for kind in ("last", "oracle")
     ]
-    return [_percent(summary["test"][name]) for name in SCORES] + pairs
+    return [spread_text(name, summary["test"][name]) for name in shown_names(score_names(summary["test"]))] + pairs
 
 
-def _percent(spread: Mapping[str, float | None]) -> str:
+def spread_text(name: str, spread: Mapping[str, float | None]) -> str:
+    """The mean of a score with its deviation over folds, where there is one.
+
+    Example:
+        >>> spread_text("ua", {"mean": 0.5, "std": 0.0123}), spread_text("ccc", {"mean": 0.5, "std": None})
+        ('50.00 ± 1.23', '0.500')
+    """
     parts = [spread["mean"], spread["std"]]
-    return " ± ".join(f"{100 * part:.2f}" for part in parts if part is not None)
+    return " ± ".join(score_of(name).shown(part) for part in parts if part is not None)
 
 
 def _notes(summary: Mapping[str, Any], kind: str) -> list[str]:
     """What the numbers are, as lines of a list."""
-    gap = ", ".join(f"{name.upper()} {100 * summary['optimism'][name]:+.2f}" for name in SCORES)
+    names = shown_names(score_names(summary["test"]))
+
+    def told(values: Mapping[str, float | None], *, sign: bool = False) -> str:
+        shown = [(score_of(name), values[name]) for name in names]
+        return ", ".join(f"{s.title} {s.shown(value, sign=sign)}" for s, value in shown if value is not None)
+
+    titles, percent = ", ".join(score_of(name).title for name in names), any(score_of(n).percent for n in names)
+    gap = told(summary["optimism"], sign=True)
     against = "the selected epoch of the same training" if kind == "refit" else "these"
     notes = [
-        f"- WA, UA, F1: {_HEADLINES[kind]}; percent, ± over folds.",
+        f"- {titles}: {_HEADLINES[kind]}; {'percent, ' if percent else ''}± over folds.",
         f"- Optimism gap, oracle (best epoch on the test set; not a result) minus {against}: {gap}.",
     ]
     if "seeds" in summary:
-        spread = {name: summary["test"][name]["std_seeds"] for name in SCORES}
-        over = ", ".join(f"{name.upper()} {100 * std:.2f}" for name, std in spread.items() if std is not None)
+        over = told({name: summary["test"][name]["std_seeds"] for name in names})
         notes.append(
             f"- Mean over seeds {', '.join(summary['seeds'])}; deviation over seeds: {over or 'some missing'}."
         )
@@ -168,12 +191,15 @@ def intervals_text(results: Mapping[str, Any]) -> str:
     utterances = f"{said['num_utterances']} utterances of the same speakers and models"
     lines = [f"- No interval over speakers: {said['no_interval']}."] if said["unit"] is None else []
     for kind, over in (("speakers", speakers), ("utterances", utterances)):
-        ends = {name: said[name][kind] for name in SCORES if said[name][kind]}
+        ends = {score_of(name): said[name][kind] for name in shown_names(score_names(said)) if said[name][kind]}
         if ends:
-            intervals = [f"{name.upper()} {100 * low:.1f} to {100 * high:.1f}" for name, (low, high) in ends.items()]
+            intervals = [
+                f"{s.title} {s.shown(low, digits=1)} to {s.shown(high, digits=1)}" for s, (low, high) in ends.items()
+            ]
             lines.append(f"- {said['level']:.0%} confidence interval over {over}: {', '.join(intervals)}.")
     if calibration is None:
-        return "\n".join([*lines, "- No probabilities: calibration is not known."])
+        classes = "ua" in said
+        return "\n".join([*lines, "- No probabilities: calibration is not known."] if classes else lines)
     error = f"- Calibration error (ECE) {100 * calibration['ece_before']:.1f}"
     if calibration["ece_after"] is not None:
         error += f", with the temperature of the validation set {100 * calibration['ece_after']:.1f}"
@@ -194,8 +220,9 @@ def intervals_text(results: Mapping[str, Any]) -> str:
 
 def baseline_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """What `baseline.baseline_scores` returned, as a Markdown table; percent, ± over folds."""
-    lines = [["baseline, same folds", *(name.upper() for name in SCORES)], ["---", "---:", "---:", "---:"]]
-    lines += [[row["name"], *(_percent(row[name]) for name in SCORES)] for row in rows]
+    names = shown_names(score_names(rows[0]))
+    lines = [["baseline, same folds", *(score_of(name).title for name in names)], ["---", *["---:"] * len(names)]]
+    lines += [[row["name"], *(spread_text(name, row[name]) for name in names)] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -285,4 +312,26 @@ def plot_risk_coverage(path: str | Path, predictions: Predictions, *, title: str
     axes.set(xlabel="Utterances answered (%)", ylabel="Errors among them (%)", title=title, xlim=(0, 100))
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    save_figure(path, figure)
+
+
+def plot_values(path: str | Path, predictions: Predictions, *, title: str) -> None:
+    """Draw predicted against true values of each dimension as PNG, one panel a dimension.
+
+    Args:
+        path: File to write.
+        predictions: With dimensions.
+        title: Headline of the figure.
+    """
+    names, scores = predictions.dimensions, ccc_rmse(
+        predictions.values, targets=predictions.targets, dimensions=predictions.dimensions
+    )  # fmt: skip
+    figure = Figure(figsize=(4 * len(names), 4.4), layout="constrained")
+    for index, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
+        true, said = predictions.targets[:, index], predictions.values[:, index]
+        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+        axes.plot(ends, ends, color="gray", linestyle=":")
+        axes.scatter(true, said, s=8, alpha=0.4, color="#4c72b0", linewidths=0)
+        axes.set(xlabel=f"True {name}", ylabel=f"Predicted {name}", title=f"CCC {scores[f'ccc_{name}']:.3f}")
+    figure.suptitle(title)
     save_figure(path, figure)

@@ -19,6 +19,7 @@ PREDICTIONS = "predictions.csv"  # of all folds and seeds; in the folder of a fo
 CONFUSION = "confusion.png"
 RELIABILITY = "reliability.png"
 RISK_COVERAGE = "risk_coverage.png"
+VALUES = "values.png"  # of dimensions: predicted against true values
 REPORT = "report.html"
 EVALUATION = "evaluation"  # folder of what evaluate_only writes
 ROBUSTNESS = "robustness"  # folder of what the conditions of `evaluation.robustness` gave
@@ -52,6 +53,11 @@ def fold_folder(result: Mapping[str, Any], *, seeds: Sequence[int] | None) -> st
     """
     fold = f"fold{result['fold']}"
     return f"seed{result['seed']}/{fold}" if len(seeds or []) > 1 else fold
+
+
+def main_figure(results: Mapping[str, Any]) -> str:
+    """The figure that a card shows: the confusion matrix, or where there are only dimensions their values."""
+    return CONFUSION if "ua" in results["summary"]["test"] else VALUES
 
 
 def write_json(path: str | Path, obj: Any) -> None:

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals for WA, UA and macro F1 over folds, speakers and utterances."""
+"""How sure a score is: intervals for the scores of classes and dimensions over folds, speakers and utterances."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .metrics import SCORES
+from .metrics import SCORES, agreement_names, score_of
 from .predictions import Predictions
 
 _BATCH = 4_000_000  # drawn units held in memory at a time
@@ -102,7 +102,7 @@ def cluster_unit(predictions: Predictions) -> tuple[str | None, str]:
 def describe(
     predictions: Predictions, *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """WA, UA and macro F1 of pooled predictions, each with two intervals.
+    """Scores of pooled predictions, each with two intervals: WA, UA and macro F1, CCC and RMSE, whichever there are.
 
     The interval over utterances asks how the scores would be with other utterances of the *same* speakers and models.
     It is narrow, and too narrow for any claim about people, since utterances of one speaker resemble each other. The
@@ -119,8 +119,9 @@ def describe(
     Returns:
         `level`, `num_resamples`, `num_utterances`, `num_speakers` (`None` if unknown), `num_seeds` (most rows of an
         utterance), `unit` (`"fold"`, `"speaker"` or `None`), `num_units`, `no_interval` (why there is none over
-        speakers), and for `wa`, `ua` and `f1` a dict of `estimate` (of all utterances pooled, which is not the mean
-        over folds), `utterances` and `speakers`: intervals `[low, high]` or `None`.
+        speakers), and for each score (`wa`, `ua`, `f1`; `ccc`, `ccc_valence`, ...) a dict of `estimate` (of all
+        utterances pooled, which is not the mean over folds), `utterances` and `speakers`: intervals `[low, high]` or
+        `None`.
 
     Example:
         >>> said = [("a", "F", "sad", "sad"), ("b", "F", "sad", "angry"), ("c", "M", "angry", "angry")]
@@ -128,28 +129,105 @@ def describe(
         >>> describe(Predictions.from_rows(rows))["ua"]["estimate"]
         0.75
     """
-    counts = confusion_by(predictions, unit="utterance")[1]
-    estimate = scores(counts.sum(axis=0))
     unit, reason = cluster_unit(predictions)
     description: dict[str, Any] = {
         "level": level,
         "num_resamples": num_resamples,
-        "num_utterances": len(counts),
+        "num_utterances": predictions.count("utterance"),
         "num_speakers": predictions.count("speaker"),
         "num_seeds": int(predictions.table["utterance"].value_counts().max()),
         "unit": unit,
         "num_units": predictions.count(unit) if unit else None,
         "no_interval": reason,
     }
-    intervals = {
-        "utterances": bootstrap_interval(counts, level=level, num_resamples=num_resamples, seed=seed),
-        "speakers": jackknife(confusion_by(predictions, unit=unit)[1]).interval(level=level) if unit else None,
-    }
-    for index, name in enumerate(SCORES):
-        description[name] = {"estimate": float(estimate[index])}
-        for kind, interval in intervals.items():
-            description[name][kind] = None if interval is None else interval[index].clip(0, 1).tolist()
+    for family in families(predictions):
+        counts, names = family.counts(predictions, "utterance"), family.names
+        of_all = family.statistic(counts.sum(axis=0)[None])[0]
+        options: dict[str, Any] = {"level": level, "num_resamples": num_resamples, "seed": seed}
+        drawn = bootstrap_interval(counts, statistic=family.statistic, **options)
+        of_units = None
+        if unit:
+            found = jackknife(family.counts(predictions, unit), statistic=family.statistic)
+            of_units = found.interval(level=level)
+        for index, name in enumerate(names):
+            low, high = score_of(name).low, score_of(name).high
+            description[name] = {"estimate": float(of_all[index])}
+            for kind, interval in (("utterances", drawn), ("speakers", of_units)):
+                description[name][kind] = None if interval is None else interval[index].clip(low, high).tolist()
     return description
+
+
+@dataclass(frozen=True)
+class Family:
+    """Scores that are one statistic of summed counts.
+
+    Attributes:
+        names: Of the scores.
+        counts: From a table and a column of it to what each unit adds to the sum, shape `(units, ...)`.
+        statistic: From sums, shape `(sums, ...)`, to values, shape `(sums, scores)`.
+    """
+
+    names: list[str]
+    counts: Callable[[Predictions, str], np.ndarray]
+    statistic: Callable[[np.ndarray], np.ndarray]
+
+
+def families(predictions: Predictions, *, labels: Sequence[str] | None = None) -> list[Family]:
+    """The scores of a table: those of its classes, those of its dimensions.
+
+    Args:
+        predictions: The table.
+        labels: As in `confusion_by`.
+    """
+    found = []
+    if "label" in predictions.table:
+        found.append(Family(list(SCORES), lambda table, unit: confusion_by(table, unit=unit, labels=labels)[1], scores))
+    if predictions.dimensions:
+        centre = predictions.targets.mean(axis=0)
+        found.append(
+            Family(
+                agreement_names(predictions.dimensions),
+                lambda table, unit: moments_by(table, unit=unit, centre=centre),
+                agreement,
+            )
+        )
+    return found
+
+
+def moments_by(predictions: Predictions, *, unit: str, centre: np.ndarray) -> np.ndarray:
+    """What each unit adds to the CCC and RMSE of the dimensions; every utterance counts once, however many seeds.
+
+    Args:
+        predictions: With dimensions.
+        unit: A column of the table.
+        centre: Subtracted from values and targets, shape `(dimensions,)`: neither score depends on it, but sums of
+            squares keep more digits.
+
+    Returns:
+        Shape `(units, 6, dimensions)`: sums of 1, x, y, x², y², xy, with x the value and y the target.
+    """
+    _, repeats = np.unique(predictions.table["utterance"], return_inverse=True)
+    weights = (1.0 / np.bincount(repeats))[repeats]
+    units, places = np.unique(predictions.table[unit], return_inverse=True)
+    x, y = predictions.values - centre, predictions.targets - centre
+    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    sums = np.zeros((len(units), *moments.shape[1:]))
+    np.add.at(sums, places, weights[:, None, None] * moments)
+    return sums
+
+
+def agreement(sums: np.ndarray) -> np.ndarray:
+    """Scores of sums `(..., 6, dimensions)`, see `moments_by`: CCC, mean and of each dimension, and RMSE likewise.
+
+    Returns:
+        Shape `(..., 2 + 2 * dimensions)`, in the order of `agreement_names`; as `metrics.ccc_rmse` has them.
+    """
+    count, x, y, xx, yy, xy = np.moveaxis(sums, -2, 0)
+    x, y, xx, yy, xy = (each / count for each in (x, y, xx, yy, xy))
+    spread = xx + yy - 2 * x * y  # var x + var y + (mean x - mean y)²
+    ccc = np.divide(2 * (xy - x * y), spread, out=np.zeros_like(spread), where=spread > 1e-12)
+    rmse = np.sqrt((xx + yy - 2 * xy).clip(0))
+    return np.concatenate([each for value in (ccc, rmse) for each in (value.mean(-1, keepdims=True), value)], axis=-1)
 
 
 def holm(values: Sequence[float]) -> list[float]:

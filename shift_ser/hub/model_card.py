@@ -17,9 +17,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
+from ..evaluation.metrics import score_names, score_of
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
-from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, fold_folder, read_json, write_text
+from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, fold_folder, main_figure, read_json, write_text
 from ..model.heads import variants
+from ..model.losses import DIMENSIONS, PROBLEM_TYPES
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
 from .model_card_text import (
@@ -51,7 +53,7 @@ def run_card(
     of: Mapping[str, Any] | None = None,
     why: str = "",
     final: bool = False,
-    figure: str | None = CONFUSION,
+    figure: str | None = "",
 ) -> str:
     """The card of a run, or of the model of one of its folds.
 
@@ -61,7 +63,7 @@ def run_card(
         of: The entry in `folds` whose weights lie beside the card; `None` for the whole run.
         why: Why it is this one, a clause that ends the sentence "These weights are those of fold 1".
         final: Whether the weights beside the card are those of the final model, which saw every speaker.
-        figure: Path of the confusion matrix, as seen from the card; `None` leaves it out.
+        figure: Path of the figure, as seen from the card; `None` leaves it out. Default: the run's own, beside it.
 
     Returns:
         Markdown with the YAML block that the Hub reads. The block has the headline's scores only, never the oracle's,
@@ -77,7 +79,7 @@ def run_card(
         _final_weights(results) if final else _weights(results, of=of, why=why),
         USE.format(model=model),
         f"## Results\n\n{_scores(results)}",
-        f"![Confusion matrix of all folds pooled]({figure})" if figure else "",
+        "" if figure is None else f"![{_figure_title(results)}]({figure or main_figure(results)})",
         f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
         f"## Training\n\n```bash\n{command}\n```\n\n{_versions(results)}",
         *_closing(corpus),
@@ -165,6 +167,7 @@ def _metadata(
 ) -> ModelCardData:
     """What the Hub indexes."""
     licence = {name: getattr(corpus, name) for name in ("license", "license_name", "license_link")}
+    problem = PROBLEM_TYPES[settings.get("problem_type") or "single_label_classification"]
     tags = ["audio", "speech", "speech-emotion-recognition", "temporal-shift", settings["variant"]]
     return ModelCardData(
         language=corpus.language.split(",") if corpus.language and "," in corpus.language else corpus.language,
@@ -173,7 +176,10 @@ def _metadata(
         pipeline_tag="audio-classification",
         tags=[*tags, "synthetic"] if corpus.synthetic else tags,
         datasets=[corpus.hub_dataset] if corpus.hub_dataset else None,
-        metrics=["accuracy", "recall", "f1"],
+        metrics=[
+            *(["accuracy", "recall", "f1"] if problem.classes else []),
+            *(["ccc", "rmse"] if problem.dimensions else []),
+        ],
         base_model=hub_name(settings["encoder"]),
         model_name=repository_name(settings, corpus=corpus.name) if eval_results else None,
         eval_results=eval_results,
@@ -198,7 +204,11 @@ def _eval_results(results: Mapping[str, Any], *, final: bool) -> list[EvalResult
         | ({"scored": SCORED_FOLDS} if final else {}),
     }
     macro = {"average": "macro"}
-    named = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", macro), "f1": ("f1", "macro F1", macro)}
+    named: dict[str, tuple[str, str, dict[str, Any]]] = {
+        name: (name.partition("_")[0], score_of(name).title, {}) for name in score_names(summary["test"])
+    }
+    known = {"wa": ("accuracy", "WA", {}), "ua": ("recall", "UA", macro), "f1": ("f1", "macro F1", macro)}
+    named |= {name: told for name, told in known.items() if name in named}
     spreads = {"std": "std_over_folds", "std_seeds": "std_over_seeds"}
     return [
         EvalResult(
@@ -225,11 +235,30 @@ def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
     encoder = public_name(settings["encoder"])
     told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=variant.title, description=variant.description)
     speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
+    note = _outputs_note(settings, corpus)
+    note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
+    return [f"# {variant.title} on {family}, {speech}", f"{told}\n\n{note}"]
+
+
+def _outputs_note(settings: Mapping[str, Any], corpus: CorpusInfo) -> str:
+    """What an utterance gets, and what that was learned from."""
+    problem = PROBLEM_TYPES[settings.get("problem_type") or "single_label_classification"]
+    named = ", ".join(settings.get("dimensions") or DIMENSIONS)
+    values = f"a value for each of {named}, on the scale of the corpus"
+    if not problem.classes:
+        start = "**A demonstration, trained on synthetic speech: no people.** " if corpus.synthetic else ""
+        return f"{start}An utterance gets {values} ({corpus.title})."
     note = (
         corpus.labels_note or f"An utterance gets one of the labels of the corpus ({corpus.description.rstrip('.')})."
     )
-    note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
-    return [f"# {variant.title} on {family}, {speech}", f"{told}\n\n{note}"]
+    if problem.soft:
+        note += " It was trained on the distribution of the raters' votes."
+    return f"{note} It also gets {values}." if problem.dimensions else note
+
+
+def _figure_title(results: Mapping[str, Any]) -> str:
+    classes = main_figure(results) == CONFUSION
+    return "Confusion matrix of all folds pooled" if classes else "Predicted and true values of all folds pooled"
 
 
 def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:
@@ -265,7 +294,11 @@ def _final_weights(results: Mapping[str, Any]) -> str:
 def _scores(results: Mapping[str, Any]) -> str:
     summary = results["summary"]
     table = fold_table(results["folds"], num_folds=summary["num_folds"], missing=results["missing"])
-    notes = ["WA is accuracy, UA the mean of the classes' recalls, F1 the mean of their F1."]
+    notes = []
+    if "ua" in summary["test"]:
+        notes.append("WA is accuracy, UA the mean of the classes' recalls, F1 the mean of their F1.")
+    if "ccc" in summary["test"]:
+        notes.append("CCC is the concordance correlation coefficient, RMSE the root mean square error.")
     if summary["folds"] < summary["num_folds"]:
         notes.append(f"Only {summary['folds']} of {summary['num_folds']} folds are done: not yet a result.")
     notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")

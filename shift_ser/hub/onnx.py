@@ -26,6 +26,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from ..model.losses import split_outputs
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 
 README = """# Speech emotion recognition with onnxruntime: {labels}
@@ -45,8 +46,7 @@ session = onnxruntime.InferenceSession("model.onnx")
 labels = json.load(open("config.json"))["id2label"]
 {preprocessing}
 (logits,) = session.run(["logits"], {{"input_values": values.astype(np.float32), "attention_mask": mask}})
-for path, row in zip(sys.argv[1:], np.exp(logits - logits.max(axis=1, keepdims=True))):
-    print(path, {{labels[str(index)]: round(float(score), 4) for index, score in enumerate(row / row.sum())}})
+{scores}
 ```
 """
 
@@ -78,6 +78,7 @@ def describe(
         difference=difference,
         rate=feature_extractor.sampling_rate,
         preprocessing="\n".join(preprocessing(feature_extractor)),
+        scores="\n".join(scores_of(model)),
     )
 
 
@@ -97,6 +98,18 @@ def preprocessing(feature_extractor: ShiftFeatureExtractor) -> list[str]:
     else:
         lines.append("mask = np.ones(values.shape, np.int64)")
     return lines
+
+
+def scores_of(model: ShiftForSequenceClassification) -> list[str]:
+    """Lines of numpy that make scores of `logits`, and print them: probabilities of classes, values of dimensions."""
+    classes = model.config.num_labels - len(model.config.dimensions or ())
+    lines = ["for path, row in zip(sys.argv[1:], logits):"]
+    if classes:
+        lines.append(f"    shares = np.exp(row[:{classes}] - row[:{classes}].max())")
+        rest = f", *row[{classes}:]" if model.config.dimensions else ""
+        lines.append(f"    row = [*shares / shares.sum(){rest}]")
+    told = "{labels[str(index)]: round(float(score), 4) for index, score in enumerate(row)}"
+    return [*lines, f"    print(path, {told})"]
 
 
 TOLERANCE = 1e-4  # largest difference between the logits of torch and of onnxruntime
@@ -229,7 +242,7 @@ def check_onnx(path: Path, model: ShiftForSequenceClassification, *, int8: bool 
         with torch.no_grad():
             expected = model(values, attention_mask=mask).logits
         if int8:
-            found, expected = found.softmax(dim=-1), expected.softmax(dim=-1)
+            found, expected = (_scores(each, model) for each in (found, expected))
         difference = float((found - expected).abs().max())
         if not difference <= tolerance:
             raise RuntimeError(
@@ -238,6 +251,13 @@ def check_onnx(path: Path, model: ShiftForSequenceClassification, *, int8: bool 
             )
         largest = max(largest, difference)
     return largest
+
+
+def _scores(outputs: torch.Tensor, model: ShiftForSequenceClassification) -> torch.Tensor:
+    """Probabilities of the classes, and values of the dimensions in units of their deviation."""
+    logits, values = split_outputs(outputs, model.config)
+    values = values / values.new_tensor(model.config.dimension_stds or [1.0] * values.shape[-1])
+    return torch.cat([logits.softmax(dim=-1), values], dim=-1)
 
 
 def samples_of(frames: int, encoder_config: Any) -> int:

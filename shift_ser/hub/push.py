@@ -13,7 +13,17 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..corpora.corpus import CorpusInfo
-from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, TABLE, fold_folder, read_json, write_json, write_text
+from ..evaluation.metrics import score_of
+from ..evaluation.run_folder import (
+    FINAL,
+    RESULTS,
+    TABLE,
+    fold_folder,
+    main_figure,
+    read_json,
+    write_json,
+    write_text,
+)
 from ..training.arguments import RunArguments
 from .model_card import repository_name, results_text, run_card
 from .public import public_results
@@ -144,7 +154,8 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
 
     Returns:
         The folder: model, feature extractor and code (those of the final model, else of the chosen fold, see
-        `choose_fold`), `README.md`, `results.json`, `results.md`, `confusion.png`; `handler.py` and what it needs,
+        `choose_fold`), `README.md`, `results.json`, `results.md`, `confusion.png` (of dimensions alone
+        `values.png`); `handler.py` and what it needs,
         `requirements.txt`, for Inference Endpoints.
 
     Raises:
@@ -162,7 +173,7 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
     public = public_results(results)
     try:
         part.mkdir()
-        for path in [*model_files(source), output_dir / CONFUSION]:
+        for path in [*model_files(source), output_dir / main_figure(results)]:
             shutil.copyfile(_own_file(path), part / path.name)
         write_text(part / "README.md", run_card(results, model=repo_id, **told))
         write_json(part / RESULTS, public)
@@ -228,5 +239,6 @@ def choose_fold(results: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         return folds[0], ", the first, after its last epoch: nothing was selected"
     metric = settings["selection_metric"]
     best = max(folds, key=lambda result: result["validation"][metric])
-    score = f"{best['validation'][metric]:.2%}"
-    return best, f", which has the best {metric.upper()} on its validation set ({score})"
+    shown = score_of(metric)
+    score = f"{shown.shown(best['validation'][metric])}{'%' if shown.percent else ''}"
+    return best, f", which has the best {shown.title} on its validation set ({score})"

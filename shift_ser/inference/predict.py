@@ -45,20 +45,23 @@ class Classified:
 
     Attributes:
         name: Its path if there is one, else `recording` and its place, counted from 0.
-        scores: From label to score, the likeliest first; None if it could not be classified.
+        scores: From label to score, the likeliest first, then from dimension to value; None if it could not be
+            classified.
         error: Why it could not be.
         least: Score below which no label is given.
+        dimensions: Which of the scores are values of dimensions, such as valence, and no labels.
     """
 
     name: str
     scores: dict[str, float] | None = None
     error: str | None = None
     least: float = 0.0
+    dimensions: Sequence[str] = ()
 
     @property
     def label(self) -> str | None:
-        """The likeliest label; None if there are no scores, or if its score is below `least`."""
-        label = next(iter(self.scores)) if self.scores else None
+        """The likeliest label; None if the model has none, there are no scores, or its score is below `least`."""
+        label = next((name for name in self.scores or {} if name not in self.dimensions), None)
         return None if label is None or self.scores is None or self.scores[label] < self.least else label
 
 
@@ -206,8 +209,8 @@ def classify_recordings(
         A result for each recording, in their order.
 
     Raises:
-        ValueError: If an option is not above 0, `abstain` not in [0, 1], a label none of the model's, or `recordings`
-            a single one.
+        ValueError: If an option is not above 0, `abstain` not in [0, 1], a label none of the model's, `recordings`
+            a single one, or `labels` or `abstain` is said for a model of dimensions alone.
     """
     for name, value in (("batch_seconds", batch_seconds), ("window", window), ("window_seconds", window_seconds)):
         if not value > 0:
@@ -229,28 +232,43 @@ def classify_recordings(
         window_length=window_seconds,
     )
     results = in_order((places, _classify(classifier, batch)) for places, batch in batches)
-    return (_narrow(result, chosen, abstain) for result in results)
+    dimensions = getattr(classifier.model.config, "dimensions", None) or []
+    if (labels or abstain) and not chosen:
+        raise ValueError(
+            f"labels and abstain must be left out, since the model tells {', '.join(dimensions)} and has no labels, got"
+            f" {labels!r} and {abstain:g}"
+        )
+    return (_narrow(result, chosen, abstain, dimensions) for result in results)
+
+
+def model_classes(config: Any) -> list[str]:
+    """Names of a model's classes in the order of its outputs; none for a model of dimensions alone."""
+    dimensions = getattr(config, "dimensions", None) or []
+    return [name for name in config.id2label.values() if name not in dimensions]
 
 
 def _chosen_labels(labels: Sequence[str] | None, classifier: ShiftAudioClassificationPipeline) -> set[str]:
-    known = [*classifier.model.config.id2label.values()]
+    known = model_classes(classifier.model.config)
+    if not known:
+        return set()
     chosen = set(known if labels is None else labels)
     if isinstance(labels, str) or not chosen <= set(known) or len(chosen) < 2:
         raise ValueError(f"labels must be two or more of {known}, got {labels!r}")
     return chosen
 
 
-def _narrow(result: Classified, labels: set[str], abstain: float) -> Classified:
-    """The scores of these labels among themselves, and the least score for a label."""
+def _narrow(result: Classified, labels: set[str], abstain: float, dimensions: Sequence[str]) -> Classified:
+    """The scores of these labels among themselves, the values of dimensions, and the least score for a label."""
     if result.scores is None:
         return result
+    values = {name: result.scores[name] for name in dimensions}
     scores = {label: score for label, score in result.scores.items() if label in labels}
-    if len(scores) < len(result.scores):
+    if len(scores) + len(values) < len(result.scores):
         total = math.fsum(scores.values())
         if not total > 0:
             return Classified(result.name, error=f"the scores of {sorted(labels)} must not all be 0")
         scores = {label: score / total for label, score in scores.items()}
-    return Classified(result.name, scores=scores, least=abstain)
+    return Classified(result.name, scores=scores | values, least=abstain, dimensions=dimensions)
 
 
 def _files_of(folder: str, skipped: dict[str, str]) -> Iterator[str]:
@@ -337,7 +355,7 @@ def _classify(classifier: ShiftAudioClassificationPipeline, batch: Sequence[_Spe
 class ScoreFile:
     """A CSV with a line for each classified recording: `recording`, `label`, a `score_` of each label, `model`.
 
-    The label is empty where the recording got none.
+    The label is empty where the recording got none. Of a dimension such as valence, `score_valence` is its value.
 
     A line is handed to the system at once when it is written. What a kill has left of one is cut off when the file is
     opened again, and what is in it need not be classified again. Recordings that could not be classified have no line.

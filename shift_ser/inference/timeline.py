@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, like_lengths
 from .blocks import SpeechBlocks, open_speech
+from .predict import model_classes
 from .speech_regions import VOICE_RATE, GivenRegions, Regions, SpeechRegions, Window
 from .turns import Turn, read_turns
 
@@ -202,7 +203,10 @@ class _Scored:
         self, classifier: ShiftAudioClassificationPipeline, options: TimelineOptions, *, calibrated: bool | None
     ) -> None:
         self.classifier, self.options = classifier, options
-        self.labels = [*classifier.model.config.id2label.values()]
+        self.labels = model_classes(classifier.model.config)
+        if not self.labels:
+            told = ", ".join(classifier.model.config.dimensions)
+            raise ValueError(f"a timeline needs a model of labels, got one that tells {told}")
         self.windows: list[Window] = []
         self.scores: list[list[float]] = []
         _, _, given = classifier._sanitize_parameters(top_k=None, calibrated=calibrated)

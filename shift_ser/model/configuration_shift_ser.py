@@ -13,6 +13,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .encoders import ENCODERS, FEATURE_PROJECTION, check_encoder_config
 from .heads import HEADS, placements, variants
+from .losses import DIMENSIONS, PROBLEM_TYPES, ProblemType
 from .temporal_shift import check_shift
 
 __version__ = "0.1.0"  # of the package: here, since this file travels with models and the package's own does not
@@ -178,6 +179,14 @@ class ShiftConfig(SavedConfig):
         encoder_layerdrop: Probability that training leaves out a layer of the encoder's transformer (LayerDrop); its
             input is its output then. Where the encoder is frozen no layer is left out. Default: 0, or with
             `encoder_augmentation` the encoder's own.
+        problem_type: What the model tells of an utterance, a key of `PROBLEM_TYPES`: `single_label_classification`;
+            `soft_label_classification`, learned from the distribution of the raters' votes; `regression`: the
+            `dimensions`; `multi_task`: one label and the `dimensions`. Default: `single_label_classification`.
+        dimensions: Names of the values that `regression` and `multi_task` tell, the last outputs of the classifier.
+            Default there: `valence arousal dominance`.
+        dimension_means: Mean of each dimension in the training set, added to the classifier's outputs for them, so that
+            values are on the scale of the corpus. `None`: the outputs are taken as they are.
+        dimension_stds: Standard deviation of each dimension in the training set, by which they are multiplied before.
         temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
             fitted on a validation set; nothing else reads it. `None`: never fitted.
         **options: Those of `SavedConfig`, the names of the classes among them.
@@ -221,6 +230,12 @@ class ShiftConfig(SavedConfig):
     freeze_encoder: bool = True
     encoder_augmentation: bool = False
     encoder_layerdrop: float | int | None = None
+    problem_type: (
+        Literal["single_label_classification", "soft_label_classification", "regression", "multi_task"] | None
+    ) = None
+    dimensions: list[str] | None = None
+    dimension_means: list[float] | None = None
+    dimension_stds: list[float] | None = None
     temperature: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -241,7 +256,20 @@ class ShiftConfig(SavedConfig):
         if self.mask_feature_length is None:
             self.mask_feature_length = 64 if self.hidden_size > 64 else max(1, self.hidden_size // 12)
         self._take_published()
+        self._name_outputs()
         super().__post_init__(**kwargs)
+
+    def _name_outputs(self) -> None:
+        """What the outputs are, where it was left open: one label, or the dimensions by their usual names."""
+        if self.problem_type is None:
+            self.problem_type = "single_label_classification"
+        problem = self.problem
+        if problem.dimensions and self.dimensions is None:
+            named = list((self.id2label or {}).values())
+            self.dimensions = named if named and not problem.classes else list(DIMENSIONS)
+        if self.dimensions and problem.dimensions and self.id2label is None:
+            classes = ["LABEL_0", "LABEL_1"] if problem.classes else []
+            self.id2label = dict(enumerate([*classes, *self.dimensions]))
 
     def _take_published(self) -> None:
         """Give what was left open the values of the head's entry in `HEADS`."""
@@ -301,6 +329,11 @@ class ShiftConfig(SavedConfig):
     @num_hidden_layers.setter
     def num_hidden_layers(self, value: int) -> None:
         raise NotImplementedError(f"num_hidden_layers of the head is set as num_head_layers; got {value}")
+
+    @property
+    def problem(self) -> ProblemType:
+        """The entry of `PROBLEM_TYPES`."""
+        return PROBLEM_TYPES[str(self.problem_type)]
 
     @property
     def encoder_output(self) -> int | str:
@@ -396,6 +429,29 @@ class ShiftConfig(SavedConfig):
                 "causal must be False where a block has attention, which looks at all frames, past and to come, and"
                 f" would have to keep them all; blocks {self.attention_layers} have it. Let the shift replace it"
                 " (shift_placement='replace' in all blocks), or take another head"
+            )
+
+    def validate_dimensions(self) -> None:
+        """Dimensions are the last outputs of the classifier, all of them in a regression."""
+        problem, names = self.problem, list(self.id2label.values())
+        if not problem.dimensions:
+            if self.dimensions:
+                raise ValueError(f"dimensions must be left out with {self.problem_type}, got {self.dimensions}")
+            return
+        if not self.dimensions or len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"dimensions must be different names, one at least, got {self.dimensions}")
+        classes = len(names) - len(self.dimensions)
+        if names[max(classes, 0) :] != self.dimensions or (classes < 2 if problem.classes else classes != 0):
+            rule = "two classes or more, then the dimensions" if problem.classes else "the dimensions and nothing else"
+            raise ValueError(f"id2label of {self.problem_type} must name {rule} {self.dimensions}, got {names}")
+        means, stds = self.dimension_means, self.dimension_stds
+        fit = means is not None and stds is not None and len(means) == len(stds) == len(self.dimensions)
+        if (means is not None or stds is not None) and not (
+            fit and all(map(math.isfinite, means)) and all(0 < std < math.inf for std in stds)
+        ):
+            raise ValueError(
+                "dimension_means and dimension_stds must be numbers for each of the dimensions, deviations above 0, got"
+                f" {means} and {stds} for {self.dimensions}"
             )
 
     def validate_temperature(self) -> None:

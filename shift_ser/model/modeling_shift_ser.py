@@ -18,6 +18,7 @@ from .configuration_shift_ser import (
 )
 from .encoders import check_padding, encode, frame_mask
 from .heads import HEADS, ShiftHead
+from .losses import problem_loss, to_scale
 from .model_place import check_model_place
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
@@ -368,10 +369,11 @@ class ShiftModel(ShiftPreTrainedModel):
 
 
 class ShiftForSequenceClassification(ShiftPreTrainedModel):
-    """One label per utterance: `ShiftModel`, the mean over an utterance's frames, a linear layer.
+    """A label per utterance, or values such as valence: `ShiftModel`, the mean over its frames, a linear layer.
 
     Args:
-        config: The model's configuration; `num_labels` or `id2label` and `label2id` give the labels.
+        config: The model's configuration; `num_labels` or `id2label` and `label2id` give the labels, `problem_type`
+            tells what they are.
     """
 
     def __init__(self, config: ShiftConfig) -> None:
@@ -407,14 +409,16 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             input_values: Normalised speech at 16 kHz, shape `(batch, samples)`.
             attention_mask: 1 on speech, 0 on padding, over samples or over frames, whichever is given.
             encoder_hidden_states: Frames of an encoder that has been run before, `(batch, time, channels)`.
-            labels: Class indices, shape `(batch,)`; adds the cross-entropy `loss`.
+            labels: Adds the `loss` of `problem_type`: class indices `(batch,)`, or floats `(batch, num_labels)` (see
+                `problem_loss`).
             output_attentions: Also return the probabilities of the head's attention blocks.
             output_hidden_states: Also return the head's input and every block's output.
             extract_features: Output of the encoder's convolutions, `(batch, time, conv_channels)`.
             **kwargs: Handed to the loss (the Trainer's `num_items_in_batch`).
 
         Returns:
-            `logits` `(batch, num_labels)`, and `loss`, `hidden_states`, `attentions` if asked for.
+            `logits` `(batch, num_labels)`, for dimensions their values, and `loss`, `hidden_states`, `attentions` if
+            asked for.
         """
         outputs = self.shift_ser(
             input_values,
@@ -429,10 +433,11 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         mask = self.shift_ser.frame_mask(
             attention_mask, num_frames=frames.shape[1], of_samples=input_values is not None
         )
-        logits = self.classifier(masked_mean(frames, mask))
+        logits = to_scale(self.classifier(masked_mean(frames, mask)), self.config)
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            items = kwargs.get("num_items_in_batch")
+            loss = problem_loss(logits, labels, config=self.config, num_items_in_batch=items)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

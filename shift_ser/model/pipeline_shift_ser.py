@@ -18,6 +18,7 @@ from transformers import AudioClassificationPipeline, BatchFeature
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .losses import split_outputs
 from .speech_input import MAX_BYTES, has_its_rate, load_speech, log_once, plain_array
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,10 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
                 `False`. And those of `read`.
 
         Returns:
-            `label` and `score` of the `top_k` likeliest classes; for many recordings a list or an iterator of that.
+            `label` and `score` of the `top_k` likeliest classes; for many recordings a list or an iterator of that. A
+            model of dimensions (`problem_type` `regression` or `multi_task`) gives a dict for each of them, after the
+            classes if it has some: `label` is its name, such as `valence`, and `score` the value on the scale of the
+            corpus that the model was trained on.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -125,19 +129,29 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         return reading, forward, postprocess if calibrated is None else {**postprocess, "calibrated": calibrated}
 
     def postprocess(self, model_outputs: Any, calibrated: bool = False, **options: Any) -> list[dict[str, Any]]:
-        """`label` and `score` of the likeliest classes, from logits `(1, labels)`."""
+        """`label` and `score` of the likeliest classes, and of each dimension, from logits `(1, labels)`."""
         temperature = getattr(self.model.config, "temperature", None)
-        model_outputs["logits"] = model_outputs["logits"].float()
+        outputs = model_outputs["logits"].float()
+        if not torch.isfinite(outputs).all():
+            raise ValueError(
+                f"scores must be finite, but the model's logits are {outputs.flatten().tolist()}: its weights hold NaN"
+                " or are too large, or its dtype overflows"
+            )
+        logits, values = split_outputs(outputs, self.model.config)
+        names = list(self.model.config.id2label.values())[logits.shape[-1] :]
+        told = [{"label": name, "score": value} for name, value in zip(names, values[0].tolist(), strict=True)]
+        if not logits.shape[-1]:
+            if calibrated:
+                log_once("calibrated means nothing for values of dimensions: they are given as they are")
+            return told
+        model_outputs["logits"] = logits
         if calibrated and temperature is None:
             log_once("the model holds no fitted temperature: its scores are not calibrated")
         elif calibrated:
             model_outputs["logits"] = model_outputs["logits"] / temperature
-        if not torch.isfinite(model_outputs["logits"]).all():
-            raise ValueError(
-                f"scores must be finite, but the model's logits are {model_outputs['logits'].flatten().tolist()}: its"
-                " weights hold NaN or are too large, or its dtype overflows"
-            )
-        return super().postprocess(model_outputs, **options)
+        if told and "top_k" in options:
+            options["top_k"] = min(options["top_k"], logits.shape[-1])
+        return super().postprocess(model_outputs, **options) + told
 
     def preprocess(self, inputs: Any, **options: Any) -> BatchFeature:
         """Features of one recording, with their mask, shapes `(1, samples)`; the options are those of `read`."""

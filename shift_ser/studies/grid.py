@@ -181,6 +181,8 @@ def _resolve(said: dict[str, Any], extra: list[str]) -> Iterator[tuple[dict[str,
     model_args, data_args, run_args = _parse(said)
     find_corpus(data_args.corpus)
     config = _configure(model_args)
+    if not config.problem.classes:
+        raise ValueError(f"a study is told in UA, but problem_type {config.problem_type!r} has no classes")
     arguments = vars(model_args) | vars(data_args) | vars(run_args)
     told = {name: getattr(config, name, arguments.get(name)) for name in (*COLUMNS, *extra)}
     if config.shift_placement == "none":

@@ -7,10 +7,12 @@ from typing import Any
 
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
+from ..model.losses import PROBLEM_TYPES
+
 _EPOCHS = "a fold is scored and saved after every epoch"
 _SELECTS = "the protocol and selection_metric say what selects the epoch"
 _RESUMES = "the same command goes on from the last whole checkpoint by itself"
-_SCORES = "a fold is scored by WA, UA and F1"
+_SCORES = "a fold is scored by what problem_type tells"
 _PUSHES = "the finished run is pushed once"
 # Arguments of the Trainer that a run does not follow, each with what it does instead.
 FIXED = {
@@ -45,7 +47,8 @@ RANGES = {
     **dict.fromkeys(("learning_rate", "adam_epsilon", "num_train_epochs", "max_seconds", "max_batch_seconds"),
                     _POSITIVE),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs", "warmup_learning_rate",
-                     "min_learning_rate", "dataloader_num_workers", "neftune_noise_alpha"), _NOT_NEGATIVE),
+                     "min_learning_rate", "dataloader_num_workers", "neftune_noise_alpha", "focal_gamma"),
+                    _NOT_NEGATIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BELOW_ONE),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
                      "eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor",
@@ -91,8 +94,24 @@ def check_ignored(arguments: Any) -> None:
                 )
 
 
-def check_together(model_args: Any, data_args: Any) -> None:
+def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
     """Refuse what is said to one argument class and means nothing for what is said to another."""
+    problem_type = model_args.problem_type or "single_label_classification"
+    problem = PROBLEM_TYPES[problem_type]
+    of_classes = ("class_weights", "balanced_sampling", "focal_gamma", "label_smoothing_factor")
+    if (said := [name for name in of_classes if getattr(run_args, name)]) and not problem.classes:
+        raise ValueError(
+            f"{said[0]} must be left out with problem_type {problem_type!r}, which has no classes; got"
+            f" {getattr(run_args, said[0])!r}"
+        )
+    if data_args.other_votes and not problem.soft:
+        raise ValueError(f"other_votes must be left out with problem_type {problem_type!r}, which reads no votes")
+    allowed = [*(("wa", "ua") if problem.classes else ()), *(("ccc",) if problem.dimensions else ())]
+    if run_args.selection_metric not in allowed and (problem.classes or run_args.selection_metric != "ua"):
+        raise ValueError(
+            f"selection_metric must be one of {allowed} with problem_type {problem_type!r}, got"
+            f" {run_args.selection_metric!r}"
+        )
     if data_args.cache_convolutions and model_args.scenario == "feature_extraction":
         raise ValueError(
             "cache_convolutions must be left out with scenario 'feature_extraction', which keeps the frames of the"

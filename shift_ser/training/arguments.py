@@ -32,6 +32,8 @@ NOT_OPTIONS = {
     "encoder_config": "encoder",
     "head_type": "variant",
     "freeze_encoder": "scenario",
+    "dimension_means": "the training set",
+    "dimension_stds": "the training set",
     "temperature": "the validation set, after training",
 }
 
@@ -123,6 +125,9 @@ class DataArguments:
     speakers: Literal["unknown"] | None = _option("unknown: results are marked, since folds may share speakers")
     dataset_split: str | None = _option("split of a saved or Hub data set; default: all")
     dataset_revision: str | None = _option("revision of a data set of the Hub")
+    other_votes: bool = _option(
+        "soft_label_classification: votes for none of the labels are a class `other` in training; else left out", False
+    )
     max_seconds: float = _option("utterances are cut to this length", 7.5)
     do_normalize: bool | None = _option("scale utterances to zero mean and unit variance; default: as the encoder says")
     cache_dir: str = _option("where the frozen encoder's frames are kept", "cache/frames")
@@ -180,7 +185,12 @@ class RunArguments(TrainingArguments):
         False,
     )
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
-    selection_metric: Literal["wa", "ua"] = _option("score that selects the epoch", "ua")
+    selection_metric: Literal["wa", "ua", "ccc"] = _option("score that selects the epoch; regression: ccc", "ua")
+    class_weights: Literal["balanced"] | None = _option(
+        "weight of each class in the loss; balanced: utterances / (classes * utterances of the class)"
+    )
+    balanced_sampling: bool = _option("draw each class equally often, with replacement", False)
+    focal_gamma: float = _option("focal loss: how much less an utterance counts that is classified surely", 0.0)
     do_train: bool = _option("fixed: evaluate_only is for scoring again", True)
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
@@ -258,6 +268,8 @@ class RunArguments(TrainingArguments):
                 f"lr_scheduler_type must follow no score where nothing selects, got {follower!r} with protocol"
                 f" {self.protocol!r}, refit {self.refit} and final {self.final}"
             )
+        if self.balanced_sampling and (self.max_batch_seconds or self.train_sampling_strategy == "group_by_length"):
+            raise ValueError("balanced_sampling must be left out with batches of utterances of like length, got True")
         if len(set(self.all_seeds)) < len(self.all_seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
         if self.save_total_limit == 1:

@@ -30,4 +30,7 @@ def run_baselines(corpus: SpeechCorpus, plans: Iterable[FoldPlan], *, frames: bo
         assert cache is not None  # the caller has filled or opened it
         features[FRAMES] = {name: frame_statistics(cache.frames(name).float().numpy()) for name in said}
     folds = [{"train": plan.train, "test": plan.test} for plan in plans]
-    return baseline_scores(features, labels=corpus.label_of, folds=folds)
+    targets = corpus.targets
+    return baseline_scores(
+        features, labels=targets.class_of, values=targets.values, dimensions=targets.dimensions, folds=folds
+    )

@@ -28,14 +28,14 @@ class DataCollatorForShift:
 
     Each example holds one input: `input_values`, shape `(samples,)`, as the feature extractor normalised them,
     `extract_features`, shape `(time, channels)`, or `encoder_hidden_states`, shape `(time, channels)` or, for a
-    weighted sum of layers, `(layers, time, channels)`; and `labels`, an int, unless no example has it. Values may be
-    tensors, arrays or lists.
+    weighted sum of layers, `(layers, time, channels)`; and `labels`, an int or floats `(outputs,)`, unless no example
+    has it. Values may be tensors, arrays or lists.
 
     Returns:
         The padded tensor under its own name, shape `(batch, samples)`, `(batch, time, channels)` or
         `(batch, layers, time, channels)`, float32 unless all examples are float16 or all bfloat16, which they stay;
-        `attention_mask`, long, `(batch, samples)` or `(batch, time)`, 1 where the example is; `labels`, long,
-        `(batch,)`.
+        `attention_mask`, long, `(batch, samples)` or `(batch, time)`, 1 where the example is; `labels`, long
+        `(batch,)`, or float32 `(batch, outputs)`.
 
     Raises:
         ValueError: If there is no example, or keys or shapes are not as above, or an example is empty.
@@ -61,8 +61,48 @@ class DataCollatorForShift:
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         batch = {name: padded.movedim(1, 1 + axis), "attention_mask": mask.long()}
         if "labels" in examples[0]:
-            batch["labels"] = torch.tensor([int(example["labels"]) for example in examples])
+            batch["labels"] = _labels([example["labels"] for example in examples])
         return batch
+
+
+def _labels(labels: Sequence[Any]) -> torch.Tensor:
+    """Class numbers as long `(batch,)`; distributions and values as float32 `(batch, outputs)`."""
+    if np.ndim(labels[0]) == 0:
+        return torch.tensor([int(label) for label in labels])
+    return torch.stack([torch.as_tensor(label, dtype=torch.float32) for label in labels])
+
+
+class BalancedSampler(Sampler[int]):
+    """As many utterances as there are, drawn with replacement, each class equally likely; anew in every epoch.
+
+    The order depends on nothing but `seed` and the epoch.
+
+    Args:
+        classes: Class number of each utterance.
+        seed: Of all that is random.
+
+    Example:
+        >>> drawn = list(BalancedSampler([0] * 90 + [1] * 10))
+        >>> len(drawn), 35 < sum(row >= 90 for row in drawn) < 65
+        (100, True)
+    """
+
+    def __init__(self, classes: Sequence[int], *, seed: int = 0) -> None:
+        counts = np.bincount(classes)
+        self._chances = 1.0 / counts[classes] / (counts > 0).sum()
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._chances)
+
+    def __iter__(self) -> Iterator[int]:
+        """The rows of the epoch."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        yield from generator.choice(len(self), size=len(self), p=self._chances).tolist()
 
 
 def _input_name(examples: Sequence[Mapping[str, Any]]) -> str:

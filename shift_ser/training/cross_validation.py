@@ -33,6 +33,7 @@ from ..evaluation.report import (
     plot_confusion,
     plot_reliability,
     plot_risk_coverage,
+    plot_values,
     summarise,
 )
 from ..evaluation.run_folder import (
@@ -47,6 +48,7 @@ from ..evaluation.run_folder import (
     RISK_COVERAGE,
     SETTINGS,
     TABLE,
+    VALUES,
     fold_folder,
     read_json,
     write_json,
@@ -106,9 +108,11 @@ class CrossValidation:
     ) -> None:
         self.model_args, self.data_args, self.run_args = model_args, data_args, copy.copy(run_args)
         self.output_dir = Path(run_args.output_dir)
-        check_together(model_args, data_args)
+        check_together(model_args, data_args, run_args)
         self.corpus = SpeechCorpus(model_args, data_args, dataset=dataset)
         model_args.check()
+        if run_args.selects and not self.corpus.targets.labels:
+            self.run_args.selection_metric, self.run_args.metric_for_best_model = "ccc", "eval_validation_ccc"
         self._choose_units()
         self.plans = plan_folds(
             self.corpus.dataset,
@@ -145,8 +149,10 @@ class CrossValidation:
     def fingerprints(self) -> dict[str, str]:
         """Sixteen digits each that change with what is read: all samples, all labels, the encoder's weights."""
         encoder = AutoModel.from_pretrained(self.model_args.encoder_path)
-        labels = [self.corpus.labels, sorted(self.corpus.label_of.items())]
-        contents = {"samples": sorted(self.corpus.content_hashes.items()), "labels": labels}
+        contents = {
+            "samples": sorted(self.corpus.content_hashes.items()),
+            "labels": self.corpus.targets.fingerprint,
+        }
         hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in contents.items()}
         return {**hashes, "encoder": encoder_fingerprint(encoder)}
 
@@ -308,7 +314,7 @@ class CrossValidation:
             "versions": versions(),
             "summary": summarise(results, num_folds=len(self.fold_runs)),
             "uncertainty": describe_uncertainty(predictions),
-            "calibration": describe_calibration(predictions),
+            "calibration": describe_calibration(predictions) if predictions.labels else None,
             "folds": results,
             "missing": missing,
             "final": None if missing else self.final.trained({"folds": results}),
@@ -363,9 +369,12 @@ class CrossValidation:
     def _plot(self, predictions: Predictions, *, num_done: int) -> None:
         pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"
         title = f"{pooled}\n{self.corpus.info.title}"
-        plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
-        plot_reliability(self.results_dir / RELIABILITY, predictions, title=title)
-        plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
+        if predictions.labels:
+            plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
+            plot_reliability(self.results_dir / RELIABILITY, predictions, title=title)
+            plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
+        if predictions.dimensions:
+            plot_values(self.results_dir / VALUES, predictions, title=title)
 
 
 def cross_validate(

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pandas as pd
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from ..corpora import corpus_info, load_corpus
 from ..corpora.corpus import SAMPLING_RATE, Recording, SpeechAudio, scan_recordings
-from ..evaluation.predictions import PROBABILITY, Predictions
+from ..evaluation.predictions import Predictions
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
 from .arguments import DataArguments, ModelArguments
 from .feature_cache import FrameCache, FrameDataset, encode_dataset
+from .targets import Targets
 
 
 class SpeechCorpus:
@@ -34,12 +34,12 @@ class SpeechCorpus:
     Attributes:
         dataset: What `load_corpus` returned.
         info: What the corpus says of itself.
-        labels: Class names by index.
-        label_of: Class index of each utterance.
+        targets: What is learned of each utterance.
+        utterances: Names of all utterances, in the order of the dataset.
         cache: What of the encoder does not change in training, once `encode` has run.
 
     Raises:
-        ValueError: If the encoder's preprocessing is not known or not for 16 kHz.
+        ValueError: If the encoder's preprocessing is not known or not for 16 kHz, or the corpus lacks targets.
         FileNotFoundError: If the corpus is not where it is said to be.
     """
 
@@ -56,11 +56,15 @@ class SpeechCorpus:
         self.feature_extractor = feature_extractor or build_feature_extractor(model_args, data_args)
         self.dataset = load_corpus(data_args.corpus if dataset is None else dataset, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
-        self.labels: list[str] = self.dataset.features["label"].names
-        names = list(self.dataset["utterance"])
-        self.label_of: dict[str, int] = dict(zip(names, self.dataset["label"], strict=True))
+        self.targets = Targets(
+            self.dataset,
+            problem_type=getattr(model_args, "problem_type"),  # noqa: B009 (a type checker sees no made fields)
+            dimensions=getattr(model_args, "dimensions"),  # noqa: B009
+            other_votes=data_args.other_votes,
+        )
+        self.utterances: list[str] = list(self.dataset["utterance"])
         self.cache: FrameCache | None = None
-        self._row_of = {utterance: row for row, utterance in enumerate(names)}
+        self._row_of = {utterance: row for row, utterance in enumerate(self.utterances)}
         self._encoder_path = model_args.encoder_path
         self._files = self._file_states()
 
@@ -116,12 +120,10 @@ class SpeechCorpus:
         Args:
             labels: Class names by index; all of this corpus are among them.
         """
-        number = {label: index for index, label in enumerate(labels)}
         other = copy.copy(self)
-        other.labels, other.cache = list(labels), None
-        other.label_of = {utterance: number[self.labels[index]] for utterance, index in self.label_of.items()}
-        classes = datasets.ClassLabel(names=other.labels)
-        numbers = list(other.label_of.values())
+        other.targets, other.cache = self.targets.with_labels(labels), None
+        classes = datasets.ClassLabel(names=other.targets.labels)
+        numbers = list(other.targets.class_of.values())
         other.dataset = self.dataset.remove_columns("label").add_column("label", numbers, feature=classes)
         return other
 
@@ -154,35 +156,32 @@ class SpeechCorpus:
         """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
         longest = self.data_args.max_seconds
         seconds = [min(self.recordings[utterance].num_samples / SAMPLING_RATE, longest) for utterance in utterances]
+        labels = [self.targets.of(utterance) for utterance in utterances]
         if self.cache is not None:
-            labels = [self.label_of[utterance] for utterance in utterances]
             return FrameDataset(self.cache, utterances, labels, seconds=seconds)
         rows = self.dataset.select([self._row_of[utterance] for utterance in utterances])
         return WaveformDataset(
-            rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds
+            rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds, labels=labels
         )
 
-    def predictions(self, utterances: Sequence[str], logits: torch.Tensor, *, fold: int, seed: int) -> Predictions:
-        """The table of predictions of a fold's model, from logits `(utterances, labels)`."""
+    def predictions(self, utterances: Sequence[str], outputs: torch.Tensor, *, fold: int, seed: int) -> Predictions:
+        """The table of predictions of a fold's model, from its outputs `(utterances, outputs)`."""
         rows = self.dataset.select([self._row_of[utterance] for utterance in utterances]).select_columns(
             [name for name in ("utterance", "speaker", "session") if name in self.dataset.column_names]
         )
-        shares = pd.DataFrame(
-            logits.double().softmax(dim=-1).numpy(), columns=[PROBABILITY + label for label in self.labels]
-        )
         known = {name: [str(value) for value in rows[name]] for name in rows.column_names}
-        labels = [self.labels[self.label_of[utterance]] for utterance in utterances]
-        return Predictions(shares.assign(**known, label=labels, fold=fold, seed=seed))
+        return Predictions(self.targets.table(utterances, outputs).assign(**known, fold=fold, seed=seed))
 
 
 class WaveformDataset(Dataset[dict[str, Any]]):
     """Recordings with their labels, read when they are asked for, as `DataCollatorForShift` takes them.
 
     Args:
-        rows: Columns `audio` and `label`.
+        rows: Columns `audio` and `utterance`.
         feature_extractor: Normalises the samples.
         max_samples: What is cut to.
         seconds: Length of each row, for batches that are sorted by it.
+        labels: Of each row, as `Targets.of` gives it.
     """
 
     def __init__(
@@ -192,6 +191,7 @@ class WaveformDataset(Dataset[dict[str, Any]]):
         *,
         max_samples: int,
         seconds: Sequence[float],
+        labels: Sequence[Any],
     ) -> None:
         self.rows, self.feature_extractor, self.max_samples, self.seconds = (
             rows,
@@ -199,15 +199,16 @@ class WaveformDataset(Dataset[dict[str, Any]]):
             max_samples,
             seconds,
         )
+        self.utterances, self.labels = list(rows["utterance"]), labels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`input_values`, float32 `(samples,)`, and `labels`, an int."""
+        """`input_values`, float32 `(samples,)`, and `labels`."""
         row = self.rows[index]
         features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
-        return {"input_values": features["input_values"][0], "labels": row["label"]}
+        return {"input_values": features["input_values"][0], "labels": self.labels[index]}
 
 
 def _state_of(path: str) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from ..corpora import find_corpus
 from ..evaluation.predictions import Predictions
 from ..evaluation.run_folder import FOLD_RESULT, PLANS, RESULTS, SETTINGS, read_json
+from ..model.configuration_shift_ser import ShiftConfig
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
@@ -20,6 +21,7 @@ from .data import SpeechCorpus
 from .fold import FoldRun
 from .fold_plan import FoldPlan
 from .options import settings_words
+from .targets import OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +51,18 @@ def evaluate_model(
         has one.
 
     Raises:
-        ValueError: If the corpus has a label that the model lacks (both sets are told), or utterances that the model
-            was trained on and `seen` is not said, or no other ones.
+        ValueError: If the corpus has a label or lacks a dimension that the model lacks or has (both sets are told), or
+            has utterances that the model was trained on and `seen` is not said, or no other ones.
         OSError: If there is no such model.
     """
     if seen not in (None, *SEEN):
         raise ValueError(f"seen must be one of {SEEN}, got {seen!r}")
     check_model_place(os.fspath(model))
     saved = ShiftForSequenceClassification.from_pretrained(model)
-    corpus = _with_labels(corpus, [saved.config.id2label[index] for index in range(saved.config.num_labels)])
+    if labels := _labels(saved.config, corpus):
+        corpus = _with_labels(corpus, labels)
+    if saved.config.problem.soft:  # scored by labels, which any corpus has; the outputs are those of labels anyway
+        saved.config.problem_type = "single_label_classification"
     utterances = _chosen(model, corpus, seen)
     of_fold = _fold_result(model)
     with tempfile.TemporaryDirectory() as place:
@@ -93,7 +98,9 @@ def open_corpus(model: str | os.PathLike, data_args: DataArguments, *, dataset: 
     """
     check_model_place(os.fspath(model))
     extractor = ShiftFeatureExtractor.from_pretrained(model)
-    model_args = ModelArguments(encoder=os.fspath(model))
+    config = ShiftConfig.from_pretrained(model)
+    kind = "single_label_classification" if config.problem.soft else config.problem_type
+    model_args = ModelArguments(encoder=os.fspath(model), problem_type=kind, dimensions=config.dimensions)
     return SpeechCorpus(model_args, data_args, dataset=dataset, feature_extractor=extractor)
 
 
@@ -140,22 +147,30 @@ def _is_corpus_of(run: Path, corpus: str) -> bool:
     return results.get("source") is not None and Path(corpus).absolute() == Path(results["source"]).absolute()
 
 
+def _labels(config: ShiftConfig, corpus: SpeechCorpus) -> list[str]:
+    """The classes of a model; not the `other` that soft labels may have, unless the corpus has it as well."""
+    dimensions = config.dimensions or []
+    names = [name for _, name in sorted(config.id2label.items()) if name not in dimensions]
+    return names[:-1] if config.problem.soft and names[-1] == OTHER and OTHER not in corpus.targets.labels else names
+
+
 def _with_labels(corpus: SpeechCorpus, labels: list[str]) -> SpeechCorpus:
     """The same corpus with the class numbers of a model."""
-    if unknown := [label for label in corpus.labels if label not in labels]:
+    there = corpus.targets.labels
+    if unknown := [label for label in there if label not in labels]:
         raise ValueError(
             f"every label of the corpus must be one of the model's, {', '.join(labels)}; {corpus.info.title} has"
-            f" {', '.join(corpus.labels)}. --labels joins or renames labels, such as {labels[0]}={unknown[0]}, and"
+            f" {', '.join(there)}. --labels joins or renames labels, such as {labels[0]}={unknown[0]}, and"
             f" --exclude leaves some out"
         )
-    if absent := [label for label in labels if label not in corpus.labels]:
+    if absent := [label for label in labels if label not in there]:
         logger.warning("%s has no %s: scores are over the labels that it has", corpus.info.title, ", ".join(absent))
     return corpus.with_labels(labels)
 
 
 def _chosen(model: str | os.PathLike, corpus: SpeechCorpus, seen: str | None) -> list[str]:
     """Which utterances are scored, in the order of the corpus."""
-    names = list(corpus.label_of)
+    names = corpus.utterances
     speakers = dict(zip(names, corpus.dataset["speaker"], strict=True))
     plan = plan_of(model)
     if plan is None:

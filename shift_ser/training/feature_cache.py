@@ -114,7 +114,7 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Args:
         cache: Where the frames are.
         utterances: Names of the utterances, in the order of the dataset.
-        labels: Class number of each.
+        labels: Of each: a class number, or floats `(outputs,)`.
         seconds: Length of each, for batches that are sorted by it.
 
     Raises:
@@ -126,7 +126,7 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self,
         cache: FrameCache,
         utterances: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[Any],
         *,
         seconds: Sequence[float] | None = None,
     ) -> None:
@@ -142,7 +142,7 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.utterances)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The frames under the cache's `input_name`, not to be written to, and `labels`, an int."""
+        """The frames under the cache's `input_name`, not to be written to, and `labels`."""
         return {self.cache.input_name: self.cache.frames(self.utterances[index]), "labels": self.labels[index]}
 
 

@@ -61,7 +61,7 @@ class FinalRun(FoldRun):
             fold: Any fold of the run.
             folder: Where the final model goes.
         """
-        plan = FoldPlan(0, "nobody", None, tuple(fold.corpus.label_of), (), ())
+        plan = FoldPlan(0, "nobody", None, tuple(fold.corpus.utterances), (), ())
         return cls(
             fold.corpus, plan, model_args=fold.model_args, run_args=fold.run_args, seed=fold.seed, folder=folder,
             name="the final model",

@@ -3,7 +3,7 @@
 import copy
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..cpu import use_matrix_convolutions
 from ..evaluation.calibration import temperature_of
-from ..evaluation.metrics import SCORES, compute_metrics
+from ..evaluation.metrics import SCORES, score_names, score_of
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import headline
 from ..evaluation.run_folder import (
@@ -41,7 +41,7 @@ from .trainer import FoldProgress, ShiftTrainer
 logger = logging.getLogger(__name__)
 
 _LOGGED = ("epoch", "step", "loss", "grad_norm", "learning_rate")
-_EVALUATED = tuple(f"eval_{part}_{name}" for part in ("validation", "test") for name in ("loss", *SCORES))
+_EVALUATED = ("eval_validation_", "eval_test_")  # before the name of a score, or loss
 
 
 class FoldRun:
@@ -127,10 +127,11 @@ class FoldRun:
         if self.run_args.selects:
             trainer.load_selected()
             _, files[VALIDATION_PREDICTIONS] = self._score(trainer, self.plan.validation)
-            result["temperature"] = temperature_of(files[VALIDATION_PREDICTIONS])
+            if self.corpus.targets.labels:
+                result["temperature"] = temperature_of(files[VALIDATION_PREDICTIONS])
         if self.run_args.refit:
             both = {*self.plan.train, *self.plan.validation}
-            train = [utterance for utterance in self.corpus.label_of if utterance in both]
+            train = [utterance for utterance in self.corpus.utterances if utterance in both]
             trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
             result["refit_history"] = history_of(trainer.state.log_history)
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
@@ -201,11 +202,13 @@ class FoldRun:
         """
         set_seed(self.seed)
         model = self.new_model()
+        model.config.update(self.corpus.targets.scale(utterances))
         encoder = self.take_encoder(model)
         parts = {"validation": self.plan.validation, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
         train = self.corpus.examples(utterances)
-        trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs)
+        weights = self.corpus.targets.class_weights(utterances) if self.run_args.class_weights else None
+        trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs, class_weights=weights)
         with PartialState().main_process_first():
             checkpoint = last_whole_checkpoint(trainer.args.output_dir)
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -217,12 +220,10 @@ class FoldRun:
             raise ValueError(
                 "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
             )
-        names = dict(enumerate(self.corpus.labels))
         model = ShiftForSequenceClassification.from_encoder_pretrained(
             self.model_args.encoder_path,
             **self.model_args.config_options(),
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
+            **self.corpus.targets.names,
         )
         use_matrix_convolutions(model.shift_ser.encoder)
         return model
@@ -244,6 +245,7 @@ class FoldRun:
         train: Dataset | None = None,
         scored: dict[str, Dataset] | None = None,
         refit_epochs: float | None = None,
+        class_weights: torch.Tensor | None = None,
     ) -> ShiftTrainer:
         run_args = copy.copy(self.run_args)
         run_args.seed = self.seed
@@ -260,7 +262,8 @@ class FoldRun:
             train_dataset=train,
             eval_dataset=scored,
             data_collator=DataCollatorForShift(),
-            compute_metrics=compute_metrics,
+            targets=self.corpus.targets,
+            class_weights=class_weights,
             callbacks=[FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit")],
         )
         for callback in (ProgressCallback, PrinterCallback):
@@ -271,21 +274,24 @@ class FoldRun:
         return trainer
 
     def _score(self, trainer: ShiftTrainer, utterances: Sequence[str]) -> tuple[dict[str, float], Predictions]:
-        """WA, UA and F1 of the utterances, and what was predicted for each of them."""
+        """Scores of the utterances, and what was predicted for each of them."""
         output = trainer.predict(self.corpus.examples(utterances), metric_key_prefix="test")
-        scores = {name: output.metrics[f"test_{name}"] for name in SCORES}
+        scores = {name: output.metrics[f"test_{name}"] for name in self.corpus.targets.score_names}
         logits = torch.from_numpy(output.predictions)
         return scores, self.corpus.predictions(utterances, logits, fold=self.plan.fold, seed=self.seed)
 
     def _describe(self, trainer: ShiftTrainer) -> dict[str, Any]:
         """What is known of a trained fold before its model is chosen and scored."""
         history = history_of(trainer.state.log_history)
-        epochs = [_scores(entry, "test") for entry in history if "eval_test_wa" in entry]
+        epochs = [scores for entry in history if (scores := _scores(entry, "test"))]
         best = _best_entry(trainer) if self.run_args.selects else None
         columns = {
             "last": epochs[-1],
             "selected": best and _scores(best, "test"),
-            "oracle": {name: max(scores[name] for scores in epochs) for name in SCORES},
+            "oracle": {
+                name: (max if score_of(name).greater_is_better else min)(scores[name] for scores in epochs)
+                for name in self.corpus.targets.score_names
+            },
         }
         return {
             "fold": self.plan.fold,
@@ -312,7 +318,9 @@ def _best_entry(trainer: ShiftTrainer) -> dict[str, float]:
 
 
 def _scores(entry: dict[str, float], part: str) -> dict[str, float]:
-    return {name: entry[f"eval_{part}_{name}"] for name in SCORES}
+    """The scores of a part that were logged with an epoch; empty if it was not scored."""
+    logged = {name.removeprefix(f"eval_{part}_"): value for name, value in entry.items()}
+    return {name: logged[name] for name in score_names(logged)}
 
 
 def history_of(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
@@ -323,5 +331,15 @@ def history_of(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
     merged: dict[float, dict[str, float]] = {}
     for entry in log:
         merged.setdefault(entry["step"], {}).update(entry)
-    entries = [{name: entry[name] for name in (*_LOGGED, *_EVALUATED) if name in entry} for entry in merged.values()]
+    entries = [{name: entry[name] for name in _kept(entry)} for entry in merged.values()]
     return [entry for entry in entries if entry.keys() - {"epoch", "step"}]
+
+
+def _kept(entry: Mapping[str, float]) -> list[str]:
+    """The names of an entry that a history holds, in one order: what is logged, then loss and scores of each part."""
+    names = [name for name in _LOGGED if name in entry]
+    for prefix in _EVALUATED:
+        scored = {name.removeprefix(prefix) for name in entry if name.startswith(prefix)}
+        order = [*SCORES, *sorted(scored - {*SCORES})]
+        names += [f"{prefix}{name}" for name in ("loss", *score_names(order)) if name in scored]
+    return names

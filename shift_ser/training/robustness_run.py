@@ -42,12 +42,14 @@ def evaluate_robustness(
         What `describe_robustness` returns.
 
     Raises:
-        ValueError: If a condition is not known.
+        ValueError: If a condition is not known, or the run has no classes.
         FileNotFoundError: If a fold is not done.
     """
     names = list(CONDITIONS) if conditions is None else [CLEAN, *(name for name in conditions if name != CLEAN)]
     if unknown := [name for name in names if name not in CONDITIONS]:
         raise ValueError(f"conditions must be among {list(CONDITIONS)}, got {unknown[0]!r}")
+    if not run.corpus.targets.labels:
+        raise ValueError(f"robustness is told in UA, but the run tells {', '.join(run.corpus.targets.dimensions)}")
     folder = run.output_dir / ROBUSTNESS / f"seed{seed}"
     run.check_output_dir()
     with run_lock(run.output_dir):

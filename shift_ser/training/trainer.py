@@ -14,10 +14,13 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
+from ..evaluation.metrics import score_of
+from ..model.losses import PROBLEM_TYPES, problem_loss
 from .arguments import RunArguments
-from .batching import LengthBatches
+from .batching import BalancedSampler, LengthBatches
 from .checkpoints import is_whole, write_checksums
 from .optimization import build_schedule, decay_parameter_names
+from .targets import Targets
 
 
 class ShiftTrainer(Trainer):
@@ -26,15 +29,40 @@ class ShiftTrainer(Trainer):
     Args:
         schedule_epochs: Length of the learning rate's schedule; default: `num_train_epochs`. A longer one is that of a
             training that stops before its end.
+        targets: Scores what the model says of utterances; default: `compute_metrics` does.
+        class_weights: Weight of each class in the loss of training, shape `(classes,)`; default: all are 1.
         options: The Trainer's own.
     """
 
     args: RunArguments
     lr_scheduler: LRScheduler | None
 
-    def __init__(self, *, schedule_epochs: float | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        schedule_epochs: float | None = None,
+        targets: Targets | None = None,
+        class_weights: torch.Tensor | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.schedule_epochs = schedule_epochs
+        self.schedule_epochs, self.targets, self.class_weights = schedule_epochs, targets, class_weights
+        self.label_smoother = None  # the loss itself smooths, distributions as well
+        if class_weights is not None or self.args.focal_gamma > 0 or self.args.label_smoothing_factor > 0:
+            self.compute_loss_func = self._training_loss
+
+    def _training_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The model's loss with what only training has: weights, smoothing, focus on what is not sure."""
+        weight = None if self.class_weights is None else self.class_weights.to(outputs.logits)
+        return problem_loss(
+            outputs.logits,
+            labels,
+            config=self.model.config,
+            num_items_in_batch=num_items_in_batch,
+            weight=weight,
+            label_smoothing=self.args.label_smoothing_factor,
+            focal_gamma=self.args.focal_gamma,
+        )
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All parameters but vectors and biases."""
@@ -89,22 +117,41 @@ class ShiftTrainer(Trainer):
             loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Each class equally often where the arguments ask for it, else the stock order."""
+        if not self.args.balanced_sampling or self.targets is None:
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        classes = [self.targets.class_of[name] for name in dataset.utterances]
+        return BalancedSampler(classes, seed=self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """The longest utterances first: what is not trained on needs no order, and so it is padded least."""
         return _longest_first(eval_dataset)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """Predictions and scores; the loss is the mean over the utterances.
+    def evaluation_loop(
+        self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Predictions and scores; the loss is that of all utterances together, without weights and focus.
 
         That of the stock loop is the mean over what the processes were given, and some are given an utterance again
         where they do not divide the last batch.
         """
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.targets is not None:
+            kwargs["prediction_loss_only"] = False
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.predictions is not None and output.label_ids is not None:
             logits, labels = torch.from_numpy(output.predictions).double(), torch.from_numpy(output.label_ids)
-            smoothing = self.args.label_smoothing_factor
-            loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+            options = {}
+            if PROBLEM_TYPES[self.model.config.problem_type].classes:
+                options["label_smoothing"] = self.args.label_smoothing_factor
+            loss = problem_loss(logits, labels, config=self.model.config, **options)
             output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+            if self.targets is not None:
+                dataset: Any = dataloader.dataset
+                names = [dataset.utterances[row] for row in _longest_first(dataset)]
+                scores = self.targets.scores(names, output.predictions)
+                output.metrics.update({f"{metric_key_prefix}_{name}": score for name, score in scores.items()})
         return output
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
@@ -201,7 +248,10 @@ class FoldProgress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Show the numbers that were just logged."""
-        names = {"loss": "loss", "eval_validation_wa": "validation WA", "eval_validation_ua": "validation UA"}
+        scores = [name for name in (logs or {}) if name in ("eval_validation_wa", "eval_validation_ua",
+                                                            "eval_validation_ccc")]  # fmt: skip
+        names = {"loss": "loss"}
+        names |= {name: f"validation {score_of(name.removeprefix('eval_validation_')).title}" for name in scores}
         self.seen |= {short: f"{logs[name]:.3f}" for name, short in names.items() if logs and name in logs}
         if self.bar is not None:
             self.bar.set_postfix(self.seen)

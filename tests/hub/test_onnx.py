@@ -298,3 +298,45 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="output_dir must not exist yet or be an empty folder"):
         export.export_onnx(model, ShiftFeatureExtractor(), tmp_path)
+
+
+DIMENSIONS = {"dimensions": ["valence", "arousal"], "dimension_means": [3.0, 40.0], "dimension_stds": [0.5, 10.0]}
+TARGETS = {
+    "regression": {"id2label": {0: "valence", 1: "arousal"}, "num_labels": 2, **DIMENSIONS},
+    "multi_task": {"id2label": {0: "angry", 1: "sad", 2: "valence", 3: "arousal"}, **DIMENSIONS},
+    "soft_label_classification": {"id2label": {0: "angry", 1: "sad"}, "num_labels": 2},
+}
+
+
+def model_of_targets(problem_type):
+    encoder_config = tiny_encoder_config(**SMALL)
+    return tiny_model("linear", problem_type=problem_type, encoder_config=encoder_config, **TARGETS[problem_type])
+
+
+@pytest.mark.parametrize("problem_type", TARGETS)
+def test_the_readme_makes_scores_of_logits(problem_type, capsys):
+    model = model_of_targets(problem_type)
+    logits = np.array([[0.0, np.log(3.0), 3.5, 45.0]])
+    logits = logits[:, 2:] if problem_type == "regression" else logits[:, : model.config.num_labels]
+    labels = {str(index): name for index, name in model.config.id2label.items()}
+    exec(
+        "\n".join(export.scores_of(model)),
+        {"np": np, "sys": sys, "logits": logits, "labels": labels} | {"zip": fake_zip},
+    )
+    expected = {"angry": 0.25, "sad": 0.75, "valence": 3.5, "arousal": 45.0}
+    told = {name: expected[name] for name in labels.values()}
+    assert capsys.readouterr().out == f"speech.wav {told}\n"
+
+
+def fake_zip(_, rows):
+    """As `zip`, but the names on the command line are those of a recording."""
+    return zip(["speech.wav"], rows, strict=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem_type", TARGETS)
+def test_targets_are_exported(problem_type, tmp_path):
+    model = model_of_targets(problem_type)
+    assert export.export_onnx(model, ShiftFeatureExtractor(), tmp_path / "onnx") <= export.TOLERANCE
+    int8 = export.export_onnx(model, ShiftFeatureExtractor(), tmp_path / "int8", int8=True)
+    assert int8 <= export.INT8_TOLERANCE

@@ -211,7 +211,7 @@ def test_fine_tuning_trains_the_encoder_but_its_convolutions(cross_validate, enc
 def test_mask_padding_false_cuts_and_pads_to_one_length(cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--mask_padding", "false", "--max_seconds", 1.5, "--folds", 1)
     run.run()
-    assert {run.corpus.cache.frames(name).shape[0] for name in run.corpus.label_of} == {74}
+    assert {run.corpus.cache.frames(name).shape[0] for name in run.corpus.utterances} == {74}
     assert ShiftFeatureExtractor.from_pretrained(tmp_path / "out" / "fold1").fixed_length == 24000
 
 

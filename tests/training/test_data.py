@@ -30,7 +30,7 @@ def epochs(results) -> list[float]:
 def test_contents_are_told_apart_whatever_their_names(cross_validate, small_corpus, tmp_path):
     corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
     run = cross_validate(tmp_path / "out", corpus=corpus)
-    wavs = [next(corpus.rglob(f"wav/*/{name}.wav")) for name in list(run.corpus.label_of)[:2]]
+    wavs = [next(corpus.rglob(f"wav/*/{name}.wav")) for name in list(run.corpus.utterances)[:2]]
     shutil.copy(wavs[0], wavs[1])
     hashes = run.corpus.content_hashes
     assert list(hashes) == run.corpus.dataset["utterance"]
@@ -44,7 +44,7 @@ def test_contents_are_told_apart_whatever_their_names(cross_validate, small_corp
 @pytest.mark.parametrize("scenario", ["feature_extraction", "fine_tuning"])
 def test_examples_tell_their_lengths_and_are_cut(scenario, cross_validate, tmp_path):
     run = cross_validate(tmp_path / "out", "--scenario", scenario, "--max_seconds", 1.75)
-    names = list(run.corpus.label_of)
+    names = list(run.corpus.utterances)
     if scenario == "feature_extraction":
         encoder = ShiftForSequenceClassification.from_encoder_pretrained(run.model_args.encoder).shift_ser.encoder
         run.corpus.encode(encoder, output="last")

@@ -53,7 +53,7 @@ def test_labels_of_another_corpus_are_mapped_to_the_models(corpus, tmp_path, cap
         said = evaluate_model(model, corpus)
     assert said.labels == [*names.values()] and not {"fold", "seed", "temperature"} & set(said.table)
     assert dict(zip(said.table["utterance"], said.table["label"], strict=True)) == {
-        name: corpus.labels[index] for name, index in corpus.label_of.items()
+        name: corpus.targets.labels[index] for name, index in corpus.targets.class_of.items()
     }
     assert "whether it was trained on these utterances is not known" in caplog.text
     words = {"labels": {"furious": ["angry"]}}
