@@ -61,7 +61,7 @@ def test_files_of_other_programs_are_read(tmp_path, text, expected):
         ("", "No columns to parse"),
         ("utterance,label,prediction\n", "at least one utterance, got none"),
         ("utterance,label,guess\na,sad,sad\n",
-         r"a prediction or the probabilities p_<label>, got .* \['utterance', 'label', 'guess'\]"),
+         r"a prediction or the probabilities p_<label>, or .*, got .* \['utterance', 'label', 'guess'\]"),
         ("file,label,prediction\na,sad,sad\n", r"got the columns \['file', 'label', 'prediction'\]"),
         ("utterance,label,prediction\na,sad,sad\nb,sad\n", "every row must have a prediction, row 2 has none"),
         ("utterance,label,p_sad,p_angry\na,sad,0.5,half\n", "p_angry must hold numbers, got 'half' in row 1"),
