@@ -262,6 +262,29 @@ def export(model: str, output_dir: str, opset: int, int8: bool) -> None:
 
 
 @cli.command()
+@click.argument("model", type=MODEL)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
+@click.option("--port", type=int, help="Default: the first free one from 7860 on.")
+@click.option("--max_seconds", default=600.0, show_default=True, help="Longest recording that is heard.")
+@click.option("--max_megabytes", default=50, show_default=True, help="Largest file that is taken.")
+def app(model: str, host: str, port: int | None, max_seconds: float, max_megabytes: int) -> None:
+    r"""A page in the browser for MODEL: upload or record speech, see what it hears when; needs the extra `app`.
+
+    \b
+    Example:  shift-ser app runs/demo/fold1
+    """
+    from ..inference.app import card_words, launch_app, make_app
+    from ..inference.predict import load_classifier
+
+    quiet()
+    with from_folder_or_hub("MODEL", model):
+        classifier = load_classifier(model)
+    title, limits = card_words(model)
+    page = make_app(classifier, title=title or f"Speech emotion with {model}", limits=limits, max_seconds=max_seconds)
+    launch_app(page, host=host, port=port, max_megabytes=max_megabytes)
+
+
+@cli.command()
 @click.argument("run", type=RUN)
 @click.option("--hub_model_id", help="Name on the Hub, [namespace/]name; default: after head, encoder and corpus.")
 @click.option("--hub_token", help="Token; default: that of HF_TOKEN or of `hf auth login`.")

@@ -15,6 +15,8 @@ from .training import parse_words, run_training
 @click.option("--corpus", help="Folder of a corpus: score the saved models on it.")
 @click.option("--robustness", is_flag=True, help="RUN: with noise, babble, reverberation, codecs, ...")
 @click.option("--condition", "conditions", multiple=True, help="With --robustness: this condition alone; repeatable.")
+@click.option("--dialogs", is_flag=True, help="RUN: timelines of the held-out dialogs against the labels' times.")
+@click.option("--window", "lengths", multiple=True, type=float, help="With --dialogs: its seconds; repeatable. [4]")
 @click.option(
     "--seen", type=click.Choice(["leave_out", "keep"]),
     help="MODEL: what is done about utterances that it was trained on, and their speakers. Default: they are refused.",
@@ -22,8 +24,8 @@ from .training import parse_words, run_training
 @click.option("--output", help="MODEL: CSV file for the predictions. Default: in MODEL/evaluation.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--flag value ...]")
 def evaluate(
-    run: str, corpus: str | None, robustness: bool, conditions: Sequence[str], seen: str | None, output: str | None,
-    words: Sequence[str],
+    run: str, corpus: str | None, robustness: bool, conditions: Sequence[str], dialogs: bool, lengths: Sequence[float],
+    seen: str | None, output: str | None, words: Sequence[str],
 ) -> None:  # fmt: skip
     r"""Scores of a finished RUN: its table, intervals and calibration, from its predictions.
 
@@ -40,12 +42,13 @@ def evaluate(
     Example:  shift-ser evaluate runs/demo
               shift-ser evaluate runs/demo --corpus corpora/demo
               shift-ser evaluate runs/demo --corpus corpora/demo --robustness
+              shift-ser evaluate runs/demo --corpus corpora/demo --dialogs --window 2 --window 4
               shift-ser evaluate runs/demo/fold1 --corpus IEMOCAP_full_release --exclude neutral
               shift-ser evaluate predictions.csv
     """
     is_run = not Path(run).is_file() and not (Path(run) / MODEL_FILE).is_file() and Path(run).is_dir()
-    if not is_run and (robustness or conditions):
-        raise click.UsageError("--robustness and --condition are for a run")
+    if not is_run and (robustness or conditions or dialogs or lengths):
+        raise click.UsageError("--robustness, --condition, --dialogs and --window are for a run")
     if is_run and (seen or output):
         raise click.UsageError("--seen and --output are for a single model")
     if Path(run).is_file():
@@ -55,7 +58,12 @@ def evaluate(
     elif is_run:
         if (robustness and not corpus) or (conditions and not robustness):
             raise click.UsageError("--condition needs --robustness, which needs --corpus")
-        _evaluate_run(run, corpus, words, conditions if robustness else None)
+        if lengths and not dialogs:
+            raise click.UsageError("--window needs --dialogs")
+        if dialogs:
+            _evaluate_dialogs(run, corpus, lengths)
+        else:
+            _evaluate_run(run, corpus, words, conditions if robustness else None)
     elif corpus is None:
         raise click.UsageError("a model needs --corpus CORPUS; the predictions of a fold are in its predictions.csv")
     else:
@@ -87,6 +95,18 @@ def _evaluate_run(run: str, corpus: str | None, words: Sequence[str], conditions
         run_training([*words, "--evaluate_only", "true"])
     else:
         _evaluate_robustness(words, conditions)
+
+
+def _evaluate_dialogs(run: str, corpus: str | None, lengths: Sequence[float]) -> None:
+    from ..evaluation.dialogs import dialogs_table
+    from ..evaluation.run_folder import DIALOGS
+    from ..inference.dialogs import evaluate_dialogs
+
+    if corpus is None:
+        raise click.UsageError("--dialogs needs --corpus")
+    quiet()
+    rows = evaluate_dialogs(run, corpus, chunk_lengths_s=lengths or (4.0,))
+    click.echo(f"\n{dialogs_table(rows)}\n\nTable: {Path(run) / DIALOGS}")
 
 
 def _evaluate_robustness(words: Sequence[str], conditions: Sequence[str]) -> None:

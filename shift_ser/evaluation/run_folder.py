@@ -26,6 +26,8 @@ ROBUSTNESS = "robustness"  # folder of what the conditions of `evaluation.robust
 ROBUSTNESS_TABLE = "robustness.md"
 CURVES = "robustness.png"
 FINAL = "final"  # folder of the model that saw every speaker
+DIALOGS = "dialogs"  # folder of what timelines of whole dialogs came to
+DIALOGS_TABLE = "dialogs.md"
 # In the folder of a fold, and of the final model
 FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole fold
 FOLD_FAILURE = "failed.json"

@@ -130,12 +130,21 @@ def timeline(
     if allow_truncated is not None:
         reading["allow_truncated"] = allow_truncated
     with open_speech(recording, sampling_rate=rate, **reading) as speech:
-        turns = None if segments is None else read_turns(segments, recording=speech.name)
-        if turns and speech.seconds is not None:
-            _check_turns(turns, seconds=speech.seconds, name=speech.name)
-        regions = _regions(chosen, turns, rate=rate)
-        scored = _Scored(classifier, chosen, calibrated=calibrated)
-        scored.run(_windows(speech, regions, chunk=round(chosen.chunk_length_s * rate), rate=rate, progress=progress))
+        return timeline_of(classifier, speech, chosen, segments=segments, calibrated=calibrated, progress=progress)
+
+
+def timeline_of(
+    classifier: ShiftAudioClassificationPipeline, speech: SpeechBlocks, chosen: TimelineOptions, *,
+    segments: Any = None, calibrated: bool | None = None, progress: bool = False,
+) -> Timeline:  # fmt: skip
+    """The timeline of a recording that is open; arguments and errors are those of `timeline`."""
+    rate = classifier.feature_extractor.sampling_rate
+    turns = None if segments is None else read_turns(segments, recording=speech.name)
+    if turns and speech.seconds is not None:
+        _check_turns(turns, seconds=speech.seconds, name=speech.name)
+    regions = _regions(chosen, turns, rate=rate)
+    scored = _Scored(classifier, chosen, calibrated=calibrated)
+    scored.run(_windows(speech, regions, chunk=round(chosen.chunk_length_s * rate), rate=rate, progress=progress))
     seconds = regions.length / rate
     _check_turns(turns or [], seconds=seconds, name=speech.name)
     return _assemble(scored, regions.found, turns, name=speech.name, seconds=seconds, rate=rate)
