@@ -100,9 +100,18 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 @click.option("--abstain", type=float, default=0.0, help="Score below which a recording gets no label, such as 0.6.")
 @click.option("--allow-truncated", is_flag=True, help="Read recordings that are cut as far as they go.")
 @click.option("--output", help="CSV file to write, or to go on with, instead of printing.")
+@click.option("--embeddings", help="npz file to write with one vector for each recording, instead of labels.")
+@click.option(
+    "--embedding-of", type=click.Choice(["head", "encoder"]), default="head", show_default=True,
+    help="Whose frames an embedding is made of: the trained head's, or those that it reads of the encoder.",
+)  # fmt: skip
+@click.option(
+    "--pooling", type=click.Choice(["mean", "mean_and_deviation"]), default="mean", show_default=True,
+    help="How frames become one vector.",
+)  # fmt: skip
 def predict(
     files: Sequence[str], model: str, dtype: str, calibrated: bool, labels: str | None, abstain: float,
-    allow_truncated: bool, output: str | None,
+    allow_truncated: bool, output: str | None, embeddings: str | None, embedding_of: str, pooling: str,
 ) -> None:  # fmt: skip
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
@@ -112,7 +121,10 @@ def predict(
     \b
     Example:  shift-ser predict --model runs/demo/fold1 one.wav two.flac
               shift-ser predict --model runs/demo/fold1 recordings/ --output scores.csv
+              shift-ser predict --model runs/demo/fold1 recordings/ --embeddings vectors.npz
     """
+    if embeddings is not None and (output is not None or labels is not None or abstain or calibrated):
+        raise click.UsageError("--embeddings must stand without --output, --labels, --abstain and --calibrated")
     from ..inference.predict import find_recordings, load_classifier
 
     quiet(logging.WARNING)
@@ -122,14 +134,19 @@ def predict(
     if not paths:
         raise Failed(f"no audio files in {', '.join(files)}")
     narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}
-    if output is None:
+    if embeddings is not None:
+        from ..inference.embeddings import write_embeddings
+
+        failed = write_embeddings(classifier, paths, embeddings, of=embedding_of, pooling=pooling)
+    elif output is None:
         failed = list(_show(classifier, paths, **narrow))
     else:
         name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
         name += f" abstaining below {abstain:g}" if abstain else ""
         failed = list(_write(classifier, paths, output, name, **narrow))
     if failed:
-        raise Failed("\n".join(["could not be classified:", *(f"{each.name}: {each.error}" for each in failed)]))
+        verb = "classified" if embeddings is None else "read"
+        raise Failed("\n".join([f"could not be {verb}:", *(f"{each.name}: {each.error}" for each in failed)]))
 
 
 def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]:

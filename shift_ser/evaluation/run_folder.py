@@ -32,6 +32,7 @@ DIALOGS_TABLE = "dialogs.md"
 FOLD_RESULT = "result.json"  # written last: a folder that has it holds a whole fold
 FOLD_FAILURE = "failed.json"
 VALIDATION_PREDICTIONS = "validation_predictions.csv"
+ADAPTER = "adapter"  # folder of what `--adapter` trained in the encoder, before it was merged
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"  # folder of its logs, with `--report_to tensorboard`
 # In the folder of a study

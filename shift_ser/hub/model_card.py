@@ -22,14 +22,20 @@ from ..evaluation.report import fold_table, headline, intervals_text, name_of
 from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, fold_folder, main_figure, read_json, write_text
 from ..model.heads import variants
 from ..model.losses import DIMENSIONS, PROBLEM_TYPES
+from ..training.adapters import AdapterOptions
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
 from .model_card_text import (
     ACT,
+    ADAPTED,
+    ADAPTERS,
+    ALL_LAYERS,
     CITATION,
+    COST,
     DATA,
     EPOCHS,
     INTENDED,
+    LAST_LAYERS,
     LIMITS,
     MISUSE,
     NOT_TRAINED,
@@ -81,7 +87,7 @@ def run_card(
         f"## Results\n\n{_scores(results)}",
         "" if figure is None else f"![{_figure_title(results)}]({figure or main_figure(results)})",
         f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
-        f"## Training\n\n```bash\n{command}\n```\n\n{_versions(results)}",
+        f"## Training\n\n```bash\n{command}\n```\n\n{_cost(results)}{_versions(results)}",
         *_closing(corpus),
     ]
     return _card(data, sections)
@@ -233,7 +239,9 @@ def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
     variant = variants()[settings["variant"]][1]
     family = repository_name(settings, corpus=corpus.name).split("-")[1]
     encoder = public_name(settings["encoder"])
-    told = SCENARIOS[settings["scenario"]].format(encoder=encoder, head=variant.title, description=variant.description)
+    told = SCENARIOS[settings["scenario"]].format(
+        encoder=encoder, adapted=_adapted(settings), head=variant.title, description=variant.description
+    )
     speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
     note = _outputs_note(settings, corpus)
     note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
@@ -259,6 +267,27 @@ def _outputs_note(settings: Mapping[str, Any], corpus: CorpusInfo) -> str:
 def _figure_title(results: Mapping[str, Any]) -> str:
     classes = main_figure(results) == CONFUSION
     return "Confusion matrix of all folds pooled" if classes else "Predicted and true values of all folds pooled"
+
+
+def _adapted(settings: Mapping[str, Any]) -> str:
+    """What of the encoder was trained in fine-tuning."""
+    if kind := settings.get("adapter"):
+        return ADAPTED.format(kind=ADAPTERS[kind], rank=settings["adapter_rank"] or AdapterOptions.rank)
+    count = settings.get("unfreeze_layers")
+    return ALL_LAYERS if count is None else LAST_LAYERS.format(count=count)
+
+
+def _cost(results: Mapping[str, Any]) -> str:
+    """What a fold took; nothing where an older release did not measure it."""
+    costs = [fold["cost"] for fold in results["folds"] if "cost" in fold]
+    if not costs:
+        return ""
+    return COST.format(
+        trained=costs[0]["trainable_parameters"],
+        parameters=costs[0]["parameters"],
+        seconds=sum(cost["seconds"] for cost in costs) / len(costs),
+        memory=max(cost["peak_memory_mb"] for cost in costs),
+    )
 
 
 def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:

@@ -2,11 +2,16 @@
 
 SCENARIOS = {
     "feature_extraction": "Speech emotion recognition with `{encoder}`, frozen, under a {head} head: {description}.",
-    "fine_tuning": (
-        "Speech emotion recognition with `{encoder}`, fine-tuned but for its convolutions, under a {head} head:"
-        " {description}."
-    ),
+    "fine_tuning": "Speech emotion recognition with `{encoder}`, {adapted}, under a {head} head: {description}.",
 }
+ALL_LAYERS = "fine-tuned but for its convolutions"
+LAST_LAYERS = "fine-tuned in its last {count} layers"
+ADAPTERS = {"lora": "adapted by LoRA", "dora": "adapted by DoRA"}
+ADAPTED = "{kind} of rank {rank}, merged into its weights"
+COST = (
+    "A fold trained {trained:,} of {parameters:,} parameters, took {seconds:.0f} s on average (a frozen encoder's one"
+    " pass over the corpus not counted) and {memory:,.0f} MB of memory at most. "
+)
 NOT_TRAINED = """**Not trained yet: this command trains it.** There are no weights and no scores here until
 someone with a licence for IEMOCAP runs it; the run then writes this card anew.
 

@@ -175,6 +175,8 @@ class ShiftConfig(SavedConfig):
         mask_padding: Padding counts as absent everywhere. `False` reproduces the authors, who mask it nowhere.
         freeze_encoder: Feature extraction (`True`): the encoder stays in eval mode and gets no gradient. Fine-tuning
             (`False`): all but its convolutional feature encoder is trained.
+        unfreeze_layers: Fine-tuning of so many last layers that are read, and of the norm behind them; what lies below
+            stays frozen. Default: all layers and the feature projection are trained.
         encoder_augmentation: Keep the encoder's own SpecAugment and LayerDrop; otherwise both are switched off.
         encoder_layerdrop: Probability that training leaves out a layer of the encoder's transformer (LayerDrop); its
             input is its output then. Where the encoder is frozen no layer is left out. Default: 0, or with
@@ -228,6 +230,7 @@ class ShiftConfig(SavedConfig):
     mask_feature_min_masks: int = 1
     mask_padding: bool = True
     freeze_encoder: bool = True
+    unfreeze_layers: int | None = None
     encoder_augmentation: bool = False
     encoder_layerdrop: float | int | None = None
     problem_type: (
@@ -362,6 +365,7 @@ class ShiftConfig(SavedConfig):
                 )
             if self.use_weighted_layer_sum:
                 raise ValueError(f"encoder_layer must be None with use_weighted_layer_sum, got {self.encoder_layer}")
+        self._validate_unfrozen()
         if not 0 <= self.encoder_layerdrop < 1:
             raise ValueError(f"encoder_layerdrop must be from 0 to below 1, got {self.encoder_layerdrop}")
         known = self.encoder_config.model_type in ENCODERS
@@ -369,6 +373,22 @@ class ShiftConfig(SavedConfig):
             raise ValueError(
                 "encoder_layerdrop must be 0 where other than the last frames are read of an encoder of the family"
                 f" {self.encoder_config.model_type!r}, got {self.encoder_layerdrop}"
+            )
+
+    def _validate_unfrozen(self) -> None:
+        if self.unfreeze_layers is None:
+            return
+        if self.freeze_encoder:
+            raise ValueError(
+                f"unfreeze_layers must be None with freeze_encoder (feature extraction), got {self.unfreeze_layers}"
+            )
+        read = self.encoder_config.num_hidden_layers
+        if self.encoder_layer is not None:
+            read = 0 if self.encoder_layer == FEATURE_PROJECTION else self.encoder_layer
+        if not 1 <= self.unfreeze_layers <= read:
+            raise ValueError(
+                f"unfreeze_layers must be from 1 to the {read} layers of the encoder that are read, got"
+                f" {self.unfreeze_layers}"
             )
 
     def validate_shift(self) -> None:

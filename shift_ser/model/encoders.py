@@ -29,19 +29,28 @@ class EncoderFamily:
         title: Its name in texts.
         pre_norm: Whether `do_stable_layer_norm` puts the norm of its transformer last instead of first.
         position_bias: Whether its layers hand a position bias on to each other.
+        adapter_targets: Linear layers that get adapters unless others are named.
+        not_adaptable: Linear layers whose weights are handed past them, so that an adapter there has no effect.
         refused: Why no head is put on it: what padding changes in it.
     """
 
     title: str
     pre_norm: bool = True
     position_bias: bool = False
+    adapter_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    not_adaptable: tuple[str, ...] = ()
     refused: str | None = None
 
 
 ENCODERS = {
     "wav2vec2": EncoderFamily("wav2vec 2.0, XLS-R, MMS"),
     "hubert": EncoderFamily("HuBERT"),
-    "wavlm": EncoderFamily("WavLM", position_bias=True),
+    "wavlm": EncoderFamily(
+        "WavLM",
+        position_bias=True,
+        adapter_targets=("intermediate_dense", "output_dense"),
+        not_adaptable=("q_proj", "k_proj", "v_proj", "out_proj"),
+    ),
     "unispeech": EncoderFamily("UniSpeech"),
     "unispeech-sat": EncoderFamily("UniSpeech-SAT"),
     "data2vec-audio": EncoderFamily("data2vec", pre_norm=False),
@@ -105,6 +114,30 @@ def check_padding(encoder: Any) -> None:
             f" deviation, but those of {encoder.config.model_type!r} change by {difference:.1g}; known are"
             f" {', '.join(EXACT)}"
         )
+
+
+def last_layers(encoder: Any, count: int, *, output: int | str) -> list[nn.Module]:
+    """The last `count` layers of the transformer that are run for an `output` of `encode`, and the norm behind them."""
+    layers = list(encoder.encoder.layers)[: output if isinstance(output, int) else None]
+    return layers[-count:] + ([encoder.encoder.layer_norm] if _is_pre_norm(encoder) and output == "last" else [])
+
+
+def _is_pre_norm(encoder: Any) -> bool:
+    """Whether a norm follows the last layer of the transformer, and none goes before the first."""
+    family = ENCODERS.get(encoder.config.model_type)
+    return (family is None or family.pre_norm) and getattr(encoder.config, "do_stable_layer_norm", False)
+
+
+def training_parts(encoder: Any) -> list[tuple[nn.Module, nn.Module]]:
+    """Parts of an encoder with dropout of their own, each with the module whose parameters it goes by.
+
+    A part is in train mode where something of these parameters is trained. The whole comes before its parts.
+    """
+    parts = [encoder, encoder.feature_extractor]
+    if encoder.config.model_type not in ENCODERS:
+        return [(part, part) for part in parts]
+    parts += [encoder.feature_projection, *encoder.encoder.layers]
+    return [*((part, part) for part in parts), (encoder.encoder.dropout, encoder.feature_projection)]
 
 
 def encode(
@@ -247,8 +280,7 @@ def _transform(
         The input of the first layer and the output of each that was run; and the encoder's last frames, if all were.
     """
     family, transformer = ENCODERS[encoder.config.model_type], encoder.encoder
-    pre_norm = family.pre_norm and encoder.config.do_stable_layer_norm
-    attention_mask = mask
+    pre_norm, attention_mask = _is_pre_norm(encoder), mask
     if not family.position_bias:  # WavLM takes the mask as it is
         attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=frames, attention_mask=mask)
     frames = frames + _positions(transformer.pos_conv_embed, frames, mask)
@@ -258,7 +290,7 @@ def _transform(
     layers = transformer.layers[:output] if isinstance(output, int) else transformer.layers
     for index, layer in enumerate(layers):
         # The first layer of WavLM makes the position bias of all others.
-        droppable = transformer.training and encoder.config.layerdrop > 0 and not (family.position_bias and index == 0)
+        droppable = layer.training and encoder.config.layerdrop > 0 and not (family.position_bias and index == 0)
         if droppable and bool(torch.rand([]) < encoder.config.layerdrop) and not run_all:
             pass
         elif family.position_bias:

@@ -16,13 +16,16 @@ from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
     ShiftConfig,
 )
-from .encoders import check_padding, encode, frame_mask
+from .encoders import check_padding, encode, frame_mask, last_layers, training_parts
 from .heads import HEADS, ShiftHead
 from .losses import problem_loss, to_scale
 from .model_place import check_model_place
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
+
+EMBEDDINGS = ("head", "encoder")  # whose frames `embed` pools
+POOLINGS = ("mean", "mean_and_deviation")
 
 
 class LoadableModel(PreTrainedModel):
@@ -235,8 +238,8 @@ class ShiftModel(ShiftPreTrainedModel):
         """Train or eval mode; what of the encoder has no trainable parameter stays in eval mode, without dropout."""
         super().train(mode)
         if mode and self.encoder is not None:
-            for part in (self.encoder, self.encoder.feature_extractor):
-                if not any(parameter.requires_grad for parameter in part.parameters()):
+            for part, parameters in training_parts(self.encoder):
+                if not any(parameter.requires_grad for parameter in parameters.parameters()):
                     part.eval()
         return self
 
@@ -244,6 +247,10 @@ class ShiftModel(ShiftPreTrainedModel):
         """Decide what is trained, when the model is made or loaded; from then on `requires_grad` is the caller's."""
         frozen = self.encoder if self.config.freeze_encoder else self.encoder.feature_extractor
         frozen.requires_grad_(False)
+        if self.config.unfreeze_layers is not None:
+            self.encoder.requires_grad_(False)
+            for part in last_layers(self.encoder, self.config.unfreeze_layers, output=self.config.encoder_output):
+                part.requires_grad_(True)
         unused = getattr(self.encoder, "masked_spec_embed", None)
         if unused is not None and not getattr(self.encoder.config, "apply_spec_augment", True):
             unused.requires_grad_(False)  # or several processes would wait for its gradient
@@ -285,13 +292,66 @@ class ShiftModel(ShiftPreTrainedModel):
         Raises:
             ValueError: Unless exactly one input is given, and in the shape above.
         """
-        if not self.config.mask_padding:
-            attention_mask = None
         inputs = {
             "input_values": input_values,
             "extract_features": extract_features,
             "encoder_hidden_states": encoder_hidden_states,
         }
+        frames, mask = self._head_input(inputs, attention_mask)
+        if self.training:
+            frames = spec_augment(frames, mask, config=self.config, vector=self.masked_spec_embed)
+        attentions_wanted = self.config.output_attentions if output_attentions is None else output_attentions
+        states_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        frames, states, attentions = self.head(frames, mask, bool(attentions_wanted))
+        return BaseModelOutput(
+            last_hidden_state=frames,
+            hidden_states=states if states_wanted else None,
+            attentions=attentions if attentions_wanted else None,
+        )
+
+    @torch.no_grad()
+    def embed(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        of: str = "head",
+        pooling: str = "mean",
+    ) -> torch.Tensor:
+        """One vector for each utterance, the same alone and in any batch.
+
+        Args:
+            input_values: Speech, as in `forward`.
+            attention_mask: 1 on speech, 0 on padding.
+            of: Which frames are pooled: `head`, the head's output, which was trained for the labels, or `encoder`, what
+                the head reads.
+            pooling: `mean` over the frames, or `mean_and_deviation`, each channel's mean and then each one's deviation.
+
+        Returns:
+            Float32, shape `(batch, channels)`, twice the channels with deviations.
+
+        Raises:
+            ValueError: If `of` or `pooling` is none of these.
+        """
+        if of not in EMBEDDINGS:
+            raise ValueError(f"of must be one of {EMBEDDINGS}, got {of!r}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        frames, mask = self._head_input({"input_values": input_values}, attention_mask)
+        if of == "head":
+            frames, _, _ = self.head(frames, mask, False)
+        frames = frames.float()
+        mean = masked_mean(frames, mask)
+        if pooling == "mean":
+            return mean
+        return torch.cat([mean, masked_mean((frames - mean[:, None]).square(), mask).sqrt()], dim=-1)
+
+    def _head_input(
+        self, inputs: dict[str, torch.Tensor | None], attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The frames that the head reads `(batch, time, channels)`, of the one input that is given, and their mask."""
+        if not self.config.mask_padding:
+            attention_mask = None
         given = {name: values for name, values in inputs.items() if values is not None}
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(inputs)}, got {' and '.join(given) or 'none'}")
@@ -303,17 +363,7 @@ class ShiftModel(ShiftPreTrainedModel):
             frames = self._encode(values, attention_mask, convolved=name == "extract_features")
         if self.layer_weights is not None:
             frames = torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0).to(frames.dtype), frames)
-        mask = self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=input_values is not None)
-        if self.training:
-            frames = spec_augment(frames, mask, config=self.config, vector=self.masked_spec_embed)
-        attentions_wanted = self.config.output_attentions if output_attentions is None else output_attentions
-        states_wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        frames, states, attentions = self.head(frames, mask, bool(attentions_wanted))
-        return BaseModelOutput(
-            last_hidden_state=frames,
-            hidden_states=states if states_wanted else None,
-            attentions=attentions if attentions_wanted else None,
-        )
+        return frames, self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=name == "input_values")
 
     def frame_mask(
         self, attention_mask: torch.Tensor | None, *, num_frames: int, of_samples: bool

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx, tqdm
 from transformers import AudioClassificationPipeline, BatchFeature
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -74,6 +74,80 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             options["batch_size"] = 1
         inputs = _recordings(inputs)
         return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **options)
+
+    def embed(
+        self, recordings: Any, *, of: str = "head", pooling: str = "mean", batch_size: int = 16, **options: Any
+    ) -> np.ndarray:
+        """One vector for each recording, whatever it is batched with.
+
+        Args:
+            recordings: One recording or several, as the pipeline takes them.
+            of: `head`: the mean of the frames that the classifier reads, which were trained for its labels; `encoder`:
+                of the encoder's frames that the head reads.
+            pooling: `mean`, or `mean_and_deviation`: the deviation of each channel behind its mean.
+            batch_size: Recordings that go through the model together; changes numbers by at most 1e-5 (float32).
+            **options: Those of `read`.
+
+        Returns:
+            Float32, shape `(recordings, channels)`.
+
+        Raises:
+            ValueError: If a recording cannot be used or an embedding is not finite.
+        """
+        inputs = _recordings(recordings)
+        several = isinstance(inputs, (list, GeneratorType, torch.utils.data.Dataset))
+        together = batch_size if getattr(self.model.config, "mask_padding", True) else 1
+        batches = like_lengths(
+            map(partial(self.read, **options), inputs if several else [inputs]),
+            length=len,
+            fits=lambda count, _: count <= together,
+            window=_WINDOW * batch_size,
+        )
+        rows = list(in_order((places, self._embed(speech, of, pooling)) for places, speech in batches))
+        return np.stack(rows) if rows else self._embed([np.zeros(400, np.float32)], of, pooling)[:0]
+
+    def _embed(self, speech: Sequence[np.ndarray], of: str, pooling: str) -> np.ndarray:
+        features = self.features(speech).to(self.device)
+        vectors = self.model.base_model.embed(**features, of=of, pooling=pooling).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise ValueError("embeddings must be finite, but the model gives NaN or infinity: its dtype overflows")
+        return vectors
+
+    def encode(
+        self,
+        sentences: Any,
+        *,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+        **options: Any,
+    ) -> Any:
+        """`embed` with the arguments of `SentenceTransformer.encode`, for programs that call that.
+
+        Args:
+            sentences: Recordings; the name is that of sentence-transformers.
+            batch_size: Recordings that go through the model together.
+            show_progress_bar: Show how many are done.
+            convert_to_numpy: Return one array; otherwise a list of tensors.
+            convert_to_tensor: Return one tensor, whatever `convert_to_numpy` says.
+            normalize_embeddings: Scale each vector to length 1.
+            **options: Those of `embed`.
+
+        Returns:
+            Of several recordings `(recordings, channels)`, of one `(channels,)`.
+        """
+        inputs = _recordings(sentences)
+        several = isinstance(inputs, (list, GeneratorType, torch.utils.data.Dataset))
+        listed = list(inputs) if several else [inputs]
+        seen = tqdm(listed, desc="Embedding", unit="recording", disable=not show_progress_bar)
+        vectors = torch.from_numpy(self.embed((each for each in seen), batch_size=batch_size, **options))
+        if normalize_embeddings:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        if not convert_to_tensor:
+            vectors = vectors.numpy() if convert_to_numpy else list(vectors)
+        return vectors if several else vectors[0]
 
     def timeline(self, recording: Any, **options: Any) -> Any:
         """When which emotion is heard in a recording of any length, in constant memory; needs the package itself.

@@ -11,6 +11,7 @@ from ..evaluation.run_folder import CELL, RESULTS, STUDY_BASELINES, read_json, w
 from ..training.arguments import parse_arguments
 from ..training.cross_validation import CrossValidation
 from .grid import StudyPlan
+from .table import COSTS
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def baselines_of(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[
         for row in known.get(_key(first), []):
             scores = {name: {**row[name], "low": None, "high": None} for name in SCORES}
             empty = dict.fromkeys(("optimism", "mingling", "misalignment", "head_parameters"))
+            empty["cost"] = dict.fromkeys(COSTS)
             told = {**options, **scores, **empty, "head_type": row["name"], "runs": _num_folds(first)}
             rows.setdefault(json.dumps(told, default=str), told)
     return list(rows.values())

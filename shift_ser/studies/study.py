@@ -112,7 +112,7 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
         measures = {str(fold.plan.fold): _measure(run, fold) for fold in run.fold_runs if fold.plan.fold in asked}
     write_json(folder / CELL, {"words": list(words), "folds": measures})
     if not keep_models:
-        for weights in folder.glob("**/model*.safetensors"):
+        for weights in folder.glob("**/*model*.safetensors"):
             weights.unlink()
 
 

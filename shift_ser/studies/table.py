@@ -20,6 +20,8 @@ from .grid import COLUMNS, Place, fraction
 
 SCORED = ("last", "selected", "oracle", "refit")
 MEASURED = ("mingling", "misalignment", "head_parameters")
+COSTS = ("trainable_parameters", "seconds", "cpu_seconds", "peak_memory_mb")
+_ADAPTATION = {"scenario", "unfreeze_layers", "adapter", "adapter_rank", "adapter_targets"}
 _COUNTED = ("fold", "test_group", "num_train", "num_test", "selected_epoch", "last_epoch")
 
 
@@ -62,8 +64,8 @@ def study_groups(output_dir: Path, places: Iterable[Place]) -> list[dict[str, An
         A dict for each place but for its seed, in the order of the grid, of those with all seeds whole: the options,
         `cells`, `runs` (folds times seeds), `wa`, `ua` and `f1` (each `mean`, `std` over folds, and the interval's
         `low` and `high`), `validation` (mean UA on the validation sets, or `None`), the means of what `MEASURED` names
-        (or `None`), `optimism` of UA, and `chance`: the share of the largest class for WA, one over the number of
-        classes for UA and F1.
+        (or `None`), `optimism` of UA, `cost` (means over folds of what `COSTS` names, or `None`), and `chance`:
+        the share of the largest class for WA, one over the number of classes for UA and F1.
     """
     members: dict[str, list[Place]] = {}
     for place in places:
@@ -94,6 +96,8 @@ def _scores(folders: Sequence[Path]) -> dict[str, Any]:
     for name in MEASURED:
         values = [fold[name] for fold in measures if fold.get(name) is not None]
         group[name] = fmean(values) if values else None
+    costs = [result.get("cost", {}) for result in results]
+    group["cost"] = {name: fmean(cost[name] for cost in costs) if all(costs) else None for name in COSTS}
     return group
 
 
@@ -136,6 +140,8 @@ def group_table(groups: Sequence[Mapping[str, Any]], *, varied: Iterable[str]) -
     shown += [name for name in varied if name not in (*shown, "seed")]
     header = [name.removeprefix("shift_").replace("_", " ") for name in shown]
     header += ["runs", "WA", "UA", "UA, 95 % interval", "F1", "optimism UA", "mingling", "misalignment", "parameters"]
+    costly = bool(_ADAPTATION & set(varied))
+    header += ["trained parameters", "s a fold", "CPU s", "MB"] if costly else []
     lines = [header, ["---"] * len(shown) + ["---:"] * (len(header) - len(shown))]
     for group in groups:
         wa, ua, f1 = (_percent(group[name]) for name in ("wa", "ua", "f1"))
@@ -146,8 +152,13 @@ def group_table(groups: Sequence[Mapping[str, Any]], *, varied: Iterable[str]) -
         lines.append(
             [told(name, group[name]) for name in shown]
             + [str(group["runs"]), wa, ua, interval, f1, optimism, *measures, size]
+            + ([_amount(group["cost"][name]) for name in COSTS] if costly else [])
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _amount(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _percent(score: Mapping[str, Any]) -> str:

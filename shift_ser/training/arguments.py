@@ -18,6 +18,7 @@ from ..corpora.table import pairs
 from ..model.configuration_shift_ser import ShiftConfig
 from ..model.heads import placements, variants
 from ..recipes import find_encoder, find_recipe
+from .adapters import ADAPTERS, AdapterOptions
 from .argument_checks import check_ignored, check_numbers, check_trackers
 from .optimization import SCHEDULES
 from .protocols import FOLD_UNITS, PROTOCOLS, VALIDATIONS
@@ -59,12 +60,27 @@ def head_options(config_class: type) -> list[tuple[str, Any, Any]]:
     return options
 
 
+# Options of the model that the configuration of a saved model does not know.
+NOT_OF_CONFIG = ("encoder", *(f"adapter{name}" for name in ("", "_rank", "_alpha", "_dropout", "_targets")))
+
+
 @dataclass
 class _PretrainedModel:
     encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
     variant: str = _option(f"published model: {', '.join(variants())}", "shiftformer")
     scenario: Literal["feature_extraction", "fine_tuning"] = _option(
-        "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained", "feature_extraction"
+        "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained, or what unfreeze_layers"
+        " or adapter say",
+        "feature_extraction",
+    )
+    adapter: str | None = _option(
+        f"fine_tuning of small matrices beside the frozen encoder's, merged into them at the end: {', '.join(ADAPTERS)}"
+    )
+    adapter_rank: int | None = _option("rank of the adapter's matrices [8]")
+    adapter_alpha: float | None = _option("what is learned is scaled by adapter_alpha / adapter_rank [twice the rank]")
+    adapter_dropout: float | None = _option("dropout before the adapter, in training [0]")
+    adapter_targets: list[str] | None = _option(
+        "names of the encoder's linear layers that get an adapter [q_proj v_proj; of WavLM the feed-forward layers]"
     )
 
 
@@ -83,6 +99,29 @@ class ModelArguments(_HeadOptions):
         placement = getattr(self, "shift_placement")  # noqa: B009
         if placement not in (None, *placements()):
             raise ValueError(f"shift_placement must be one of {placements()}, got {placement!r}")
+        self.adapter_options  # noqa: B018 (refuses what contradicts itself)
+
+    @property
+    def adapter_options(self) -> AdapterOptions | None:
+        """What was said of adapters; None: the encoder gets none.
+
+        Raises:
+            ValueError: If the options contradict each other.
+        """
+        names = ("rank", "alpha", "dropout", "targets")
+        said = {name: value for name in names if (value := getattr(self, f"adapter_{name}")) is not None}
+        if self.adapter is None:
+            if said:
+                name = next(iter(said))
+                raise ValueError(f"adapter_{name} must be left out without adapter, got {said[name]}")
+            return None
+        if self.scenario != "fine_tuning":
+            raise ValueError(
+                f"adapter must go with scenario 'fine_tuning', got {self.adapter!r} with {self.scenario!r}"
+            )
+        if (unfrozen := getattr(self, "unfreeze_layers")) is not None:  # noqa: B009
+            raise ValueError(f"adapter must be left out with unfreeze_layers {unfrozen}, got {self.adapter!r}")
+        return AdapterOptions(self.adapter, **said)
 
     @property
     def encoder_path(self) -> str:
@@ -91,7 +130,7 @@ class ModelArguments(_HeadOptions):
 
     def config_options(self) -> dict[str, Any]:
         """What was said of the configuration, by its own names."""
-        said = {name: value for name, value in vars(self).items() if value is not None and name != "encoder"}
+        said = {name: value for name, value in vars(self).items() if value is not None and name not in NOT_OF_CONFIG}
         scenario = said.pop("scenario")
         return {**said, "freeze_encoder": scenario == "feature_extraction"}
 
@@ -105,7 +144,9 @@ class ModelArguments(_HeadOptions):
         """
         options = self.config_options()
         encoder_config = AutoConfig.from_pretrained(self.encoder_path)
-        ShiftConfig.from_variant(options.pop("variant"), encoder_config=encoder_config, **options)
+        config = ShiftConfig.from_variant(options.pop("variant"), encoder_config=encoder_config, **options)
+        if self.adapter_options is not None:
+            self.adapter_options.check(config.encoder_config)
 
 
 @dataclass

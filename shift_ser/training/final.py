@@ -91,9 +91,10 @@ class FinalRun(FoldRun):
         result = self._describe_run(results)
         self._start_over_if_other(result)
         logger.info("%s: %d epochs, the median of %s", self.name, result["epochs"], result["of_folds"])
-        trainer, encoder = self._train(self.plan.train, refit_epochs=result["epochs"])
-        result["history"] = history_of(trainer.state.log_history)
-        self._save(trainer, encoder, temperature=result["temperature"])
+        trained = self._train(self.plan.train, refit_epochs=result["epochs"])
+        self._merge(trained)
+        result["history"] = history_of(trained.trainer.state.log_history)
+        self._save(trained, temperature=result["temperature"])
         if self.run_args.process_index == 0:
             write_json(self.folder / FOLD_RESULT, result)
             self.tidy()

@@ -4,6 +4,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..evaluation.metrics import SCORES, score_names, score_of
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import headline
 from ..evaluation.run_folder import (
+    ADAPTER,
     CHECKPOINTS,
     FOLD_FAILURE,
     FOLD_RESULT,
@@ -30,9 +32,11 @@ from ..evaluation.run_folder import (
     write_json,
 )
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
+from .adapters import Adapted
 from .arguments import ModelArguments, RunArguments
 from .batching import DataCollatorForShift
 from .checkpoints import last_whole_checkpoint
+from .cost import TrainingTime, count_parameters, peak_memory_mb, reset_peak_memory, training_seconds
 from .data import SpeechCorpus
 from .fold_plan import FoldPlan, shared_sentences
 from .saved_model import save_model
@@ -120,24 +124,32 @@ class FoldRun:
         The temperature is that of the selected model also after a refit, which has trained on what it is fitted to.
         """
         (self.folder / FOLD_FAILURE).unlink(missing_ok=True)
-        trainer, encoder = self._train(self.plan.train)
-        result = self._describe(trainer)
+        trained = self._train(self.plan.train)
+        trainer = trained.trainer
+        result = self._describe(trained)
         result["temperature"] = None
         files: dict[str, Predictions] = {}
         if self.run_args.selects:
             trainer.load_selected()
+        self._merge(trained)
+        if self.run_args.selects:
             _, files[VALIDATION_PREDICTIONS] = self._score(trainer, self.plan.validation)
             if self.corpus.targets.labels:
                 result["temperature"] = temperature_of(files[VALIDATION_PREDICTIONS])
         if self.run_args.refit:
             both = {*self.plan.train, *self.plan.validation}
             train = [utterance for utterance in self.corpus.utterances if utterance in both]
-            trainer, encoder = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
+            trained = self._train(train, refit_epochs=_best_entry(trainer)["epoch"])
+            trainer = trained.trainer
+            self._merge(trained)
             result["refit_history"] = history_of(trainer.state.log_history)
+            for name, seconds in training_seconds(trainer.state.log_history).items():
+                result["cost"][name] += seconds
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
         result["test"], files[PREDICTIONS] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
-        self._save(trainer, encoder, temperature=result["temperature"])
+        result["cost"]["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        self._save(trained, temperature=result["temperature"])
         if self.run_args.process_index == 0:
             for file, predictions in files.items():
                 predictions.write(self.folder / file)
@@ -147,8 +159,16 @@ class FoldRun:
         PartialState().wait_for_everyone()
         return result
 
-    def _save(self, trainer: ShiftTrainer, encoder: torch.nn.Module, *, temperature: float | None) -> None:
+    def _merge(self, trained: "_Trained") -> None:
+        """Write the adapters down by themselves, then add them to the encoder's weights, if it has any."""
+        if trained.adapted is not None:
+            if self.run_args.process_index == 0:
+                trained.adapted.save(self.folder / ADAPTER)
+            trained.adapted.merge()
+
+    def _save(self, trained: "_Trained", *, temperature: float | None) -> None:
         """Save a trained model with its encoder and feature extractor; all processes have to ask."""
+        trainer, encoder = trained.trainer, trained.encoder
         weights = trainer.all_weights()
         trainer.model.shift_ser.encoder = encoder
         trainer.model.config.temperature = temperature
@@ -193,17 +213,17 @@ class FoldRun:
         """Remove the checkpoints of a finished fold."""
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
-    def _train(
-        self, utterances: Sequence[str], *, refit_epochs: float | None = None
-    ) -> tuple[ShiftTrainer, torch.nn.Module]:
-        """Train a new model, or go on where its last whole checkpoint is; also returns its encoder.
+    def _train(self, utterances: Sequence[str], *, refit_epochs: float | None = None) -> "_Trained":
+        """Train a new model, or go on where its last whole checkpoint is.
 
         A refit has the schedule of the training that it repeats, and is scored only at its end.
         """
         set_seed(self.seed)
+        reset_peak_memory()
         model = self.new_model()
         model.config.update(self.corpus.targets.scale(utterances))
-        encoder = self.take_encoder(model)
+        encoder, options = self.take_encoder(model), self.model_args.adapter_options
+        adapted = None if options is None else Adapted(encoder, options, name=self.model_args.encoder)
         parts = {"validation": self.plan.validation, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
         train = self.corpus.examples(utterances)
@@ -212,7 +232,7 @@ class FoldRun:
         with PartialState().main_process_first():
             checkpoint = last_whole_checkpoint(trainer.args.output_dir)
         trainer.train(resume_from_checkpoint=checkpoint)
-        return trainer, encoder
+        return _Trained(trainer, encoder, adapted)
 
     def new_model(self) -> ShiftForSequenceClassification:
         """The pretrained encoder with a new head, as the fold's options say."""
@@ -264,7 +284,7 @@ class FoldRun:
             data_collator=DataCollatorForShift(),
             targets=self.corpus.targets,
             class_weights=class_weights,
-            callbacks=[FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit")],
+            callbacks=[TrainingTime(), FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit")],
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
@@ -280,8 +300,9 @@ class FoldRun:
         logits = torch.from_numpy(output.predictions)
         return scores, self.corpus.predictions(utterances, logits, fold=self.plan.fold, seed=self.seed)
 
-    def _describe(self, trainer: ShiftTrainer) -> dict[str, Any]:
+    def _describe(self, trained: "_Trained") -> dict[str, Any]:
         """What is known of a trained fold before its model is chosen and scored."""
+        trainer = trained.trainer
         history = history_of(trainer.state.log_history)
         epochs = [scores for entry in history if (scores := _scores(entry, "test"))]
         best = _best_entry(trainer) if self.run_args.selects else None
@@ -305,10 +326,23 @@ class FoldRun:
             "shared_sentences": shared_sentences(self.plan, self.corpus.dataset),
             "last_epoch": round(trainer.state.epoch or 0),
             "selected_epoch": best and round(best["epoch"]),
+            "cost": {
+                **count_parameters(trainer.model, trained.encoder),
+                **training_seconds(trainer.state.log_history),
+            },
             "columns": columns,
             "validation": best and _scores(best, "validation"),
             "history": history,
         }
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A Trainer that is done, the encoder of its model, and the adapters in it."""
+
+    trainer: ShiftTrainer
+    encoder: torch.nn.Module
+    adapted: Adapted | None
 
 
 def _best_entry(trainer: ShiftTrainer) -> dict[str, float]:

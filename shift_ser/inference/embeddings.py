@@ -1,0 +1,58 @@
+"""Embeddings of many recordings in one file of numpy."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
+from .predict import _UNREADABLE, Classified
+
+_CHUNK = 128  # recordings in memory
+
+
+def write_embeddings(
+    classifier: ShiftAudioClassificationPipeline,
+    paths: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    of: str = "head",
+    pooling: str = "mean",
+) -> list[Classified]:
+    """Write one vector for each recording that can be read.
+
+    Args:
+        classifier: What `load_classifier` gives.
+        paths: The recordings.
+        output: File to write, replaced if it is there: arrays `recordings` (their paths) and `embeddings` (float32,
+            `(recordings, channels)`), and `model`, `of` and `pooling`, by which they can be made again.
+        of: As in the classifier's `embed`.
+        pooling: As there.
+
+    Returns:
+        The recordings that could not be read, each with its `error`.
+    """
+    names: list[str] = []
+    vectors = [classifier.embed([], of=of, pooling=pooling)]
+    failed = []
+    rate = classifier.feature_extractor.sampling_rate
+    bar = tqdm(total=len(paths), desc="Embedding", unit="file")
+    for start in range(0, len(paths), _CHUNK):
+        speech = []
+        for path in map(os.fspath, paths[start : start + _CHUNK]):
+            try:
+                samples = classifier.read(path, **classifier._preprocess_params)
+                speech.append({"array": samples, "sampling_rate": rate})
+                names.append(path)
+            except _UNREADABLE as error:
+                failed.append(Classified(path, error=str(error) or type(error).__name__))
+            bar.update()
+        vectors.append(classifier.embed(speech, of=of, pooling=pooling))
+    bar.close()
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    told = {"model": str(classifier.model.name_or_path), "of": of, "pooling": pooling}
+    with open(output, "wb") as file:  # a path without .npz would be given one
+        np.savez(file, recordings=np.array(names, dtype=str), embeddings=np.concatenate(vectors), **told)
+    return failed
