@@ -65,7 +65,7 @@ def in_bfloat16_on_cpu(values: torch.Tensor) -> bool:
 
 def use_matrix_convolutions(encoder: Any) -> None:
     """Turn the plain convolutions of `encoder.feature_extractor` into `MatrixConv1d`; no parameter changes its name."""
-    for module in encoder.feature_extractor.modules():
+    for module in getattr(encoder, "feature_extractor", torch.nn.Module()).modules():
         if type(module) is nn.Conv1d and (module.padding, module.dilation, module.groups) == ((0,), (1,), 1):
             module.__class__ = MatrixConv1d
 

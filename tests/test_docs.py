@@ -109,6 +109,7 @@ def smaller(words):
 
 
 @pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # torch's ONNX exporter
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -25,6 +25,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
+from ..model.encoders import input_name
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.losses import split_outputs
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
@@ -144,7 +145,8 @@ def export_onnx(
         that between the scores.
 
     Raises:
-        ValueError: If the model is in train mode or not in float32 on the CPU, or `opset` is below 18.
+        ValueError: If the model is in train mode or not in float32 on the CPU, or its encoder reads spectrograms, or
+            `opset` is below 18.
         FileExistsError: If `output_dir` holds something.
         RuntimeError: If onnxruntime's logits are not torch's within 1e-4; with `int8`, scores within 0.05.
     """
@@ -152,6 +154,11 @@ def export_onnx(
         mode = "train" if model.training else "eval"
         raise ValueError(
             f"model must be in eval mode and in float32 on the CPU, got {mode} mode and {model.dtype} on {model.device}"
+        )
+    if (name := input_name(model.config.encoder_config)) != "input_values":
+        raise ValueError(
+            f"model must have an encoder of waveforms, or its graph would lack the spectrogram that makes {name},"
+            f" got the family {model.config.encoder_config.model_type!r}"
         )
     if opset < 18:
         raise ValueError(f"opset must be at least 18, got {opset}")

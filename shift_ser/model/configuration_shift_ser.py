@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .encoders import ENCODERS, FEATURE_PROJECTION, check_encoder_config
+from .encoders import ENCODERS, FEATURE_PROJECTION, check_encoder_config, is_whisper
 from .heads import HEADS, placements, variants
 from .losses import DIMENSIONS, PROBLEM_TYPES, ProblemType
 from .temporal_shift import check_shift
@@ -356,6 +356,8 @@ class ShiftConfig(SavedConfig):
     def validate_encoder(self) -> None:
         """The encoder must make frames of speech that no padding beside it changes, and have the layer that is read."""
         check_encoder_config(self.encoder_config)
+        if self.encoder_layer == FEATURE_PROJECTION and is_whisper(self.encoder_config):
+            raise ValueError(f"encoder_layer must be a number with Whisper's encoder, got {self.encoder_layer!r}")
         if self.encoder_layer is not None:
             last = self.encoder_config.num_hidden_layers
             if self.encoder_layer != FEATURE_PROJECTION and not 0 <= self.encoder_layer <= last:

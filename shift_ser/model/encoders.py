@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .temporal_shift import zero_padding
 
@@ -27,6 +29,8 @@ class EncoderFamily:
 
     Attributes:
         title: Its name in texts.
+        extractor: Its class of feature extractor in transformers, which says what it reads: waveforms
+            (`Wav2Vec2FeatureExtractor`) or spectrograms.
         pre_norm: Whether `do_stable_layer_norm` puts the norm of its transformer last instead of first.
         position_bias: Whether its layers hand a position bias on to each other.
         adapter_targets: Linear layers that get adapters unless others are named.
@@ -35,6 +39,7 @@ class EncoderFamily:
     """
 
     title: str
+    extractor: str = "Wav2Vec2FeatureExtractor"
     pre_norm: bool = True
     position_bias: bool = False
     adapter_targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -54,6 +59,13 @@ ENCODERS = {
     "unispeech": EncoderFamily("UniSpeech"),
     "unispeech-sat": EncoderFamily("UniSpeech-SAT"),
     "data2vec-audio": EncoderFamily("data2vec", pre_norm=False),
+    "whisper": EncoderFamily("Whisper", extractor="WhisperFeatureExtractor"),
+    "wav2vec2-bert": EncoderFamily(
+        "w2v-BERT 2.0",
+        extractor="SeamlessM4TFeatureExtractor",
+        pre_norm=False,
+        adapter_targets=("linear_q", "linear_v"),
+    ),
     # Measured on tiny random encoders: noise alone against the same noise beside padding, largest difference of a frame
     # in standard deviations of the frames.
     "sew": EncoderFamily("SEW", refused="its frames change by up to 4.8 standard deviations with padding beside them"),
@@ -65,6 +77,7 @@ ENCODERS = {
     ),
 }
 EXACT = [name for name, family in ENCODERS.items() if family.refused is None]
+WAVEFORM = [name for name in EXACT if ENCODERS[name].extractor == EncoderFamily.extractor]
 _TOLERANCE = 1e-5
 
 
@@ -74,7 +87,7 @@ def check_encoder_config(config: Any) -> None:
     Raises:
         ValueError: The message says what fits, and by how much padding changes the frames.
     """
-    if not hasattr(config, "conv_stride"):
+    if config.model_type not in ENCODERS and not hasattr(config, "conv_stride"):
         raise ValueError(
             f"encoder_config must be that of an encoder of speech ({', '.join(EXACT)}), got {config.model_type!r}"
         )
@@ -116,14 +129,80 @@ def check_padding(encoder: Any) -> None:
         )
 
 
+def is_whisper(config: Any) -> bool:
+    """Whether an encoder is Whisper's, whose convolutions and layers lie side by side."""
+    return config.model_type == "whisper"
+
+
+def input_name(config: Any) -> str:
+    """Name of the model input that an encoder reads: `input_values` (waveforms) or `input_features` (spectrograms)."""
+    spectrogram = config.model_type in ENCODERS and config.model_type not in WAVEFORM
+    return "input_features" if spectrogram else "input_values"
+
+
+def input_width(config: Any) -> int:
+    """Channels of the spectrogram that an encoder reads."""
+    return config.num_mel_bins if is_whisper(config) else config.feature_projection_input_dim
+
+
+def new_encoder(config: Any) -> Any:
+    """An encoder with new weights; of Whisper the encoder alone."""
+    return WhisperEncoder(config) if is_whisper(config) else AutoModel.from_config(config)
+
+
+def load_encoder(name_or_path: str) -> tuple[Any, list[str]]:
+    """A pretrained encoder, of Whisper without its decoder, and the names of weights that its checkpoint lacks."""
+    model, info = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
+    if is_whisper(model.config):
+        return model.encoder, sorted(name for name in info["missing_keys"] if name.startswith("encoder."))
+    return model, sorted(name for name in info["missing_keys"] if name != "masked_spec_embed")
+
+
+def transformer_of(encoder: Any) -> Any:
+    """The module that holds an encoder's `layers`."""
+    return encoder if is_whisper(encoder.config) else encoder.encoder
+
+
+def convolutions_of(encoder: Any) -> nn.Module:
+    """What fine-tuning keeps frozen and `cache_convolutions` runs once; w2v-BERT has none."""
+    if is_whisper(encoder.config):
+        return nn.ModuleList([encoder.conv1, encoder.conv2])
+    return getattr(encoder, "feature_extractor", None) or nn.ModuleList()
+
+
+def convolution_width(config: Any) -> int:
+    """Channels of what an encoder's convolutions give.
+
+    Raises:
+        ValueError: If it has no convolutions.
+    """
+    if is_whisper(config):
+        return config.d_model
+    if not hasattr(config, "conv_dim"):
+        raise ValueError(f"convolutions need an encoder that has some; {ENCODERS[config.model_type].title} has none")
+    return config.conv_dim[-1]
+
+
+def frame_lengths(encoder: Any, lengths: torch.Tensor) -> torch.Tensor:
+    """Frames that an encoder makes of so many samples, or frames of a spectrogram, of each utterance."""
+    if is_whisper(encoder.config):
+        return torch.div(lengths + 1, 2, rounding_mode="floor")
+    if input_name(encoder.config) == "input_features":
+        return lengths
+    return encoder._get_feat_extract_output_lengths(lengths)
+
+
 def last_layers(encoder: Any, count: int, *, output: int | str) -> list[nn.Module]:
     """The last `count` layers of the transformer that are run for an `output` of `encode`, and the norm behind them."""
-    layers = list(encoder.encoder.layers)[: output if isinstance(output, int) else None]
-    return layers[-count:] + ([encoder.encoder.layer_norm] if _is_pre_norm(encoder) and output == "last" else [])
+    transformer = transformer_of(encoder)
+    layers = list(transformer.layers)[: output if isinstance(output, int) else None]
+    return layers[-count:] + ([transformer.layer_norm] if _is_pre_norm(encoder) and output == "last" else [])
 
 
 def _is_pre_norm(encoder: Any) -> bool:
     """Whether a norm follows the last layer of the transformer, and none goes before the first."""
+    if is_whisper(encoder.config):
+        return True
     family = ENCODERS.get(encoder.config.model_type)
     return (family is None or family.pre_norm) and getattr(encoder.config, "do_stable_layer_norm", False)
 
@@ -133,10 +212,13 @@ def training_parts(encoder: Any) -> list[tuple[nn.Module, nn.Module]]:
 
     A part is in train mode where something of these parameters is trained. The whole comes before its parts.
     """
-    parts = [encoder, encoder.feature_extractor]
+    parts = [encoder, convolutions_of(encoder)]
     if encoder.config.model_type not in ENCODERS:
         return [(part, part) for part in parts]
-    parts += [encoder.feature_projection, *encoder.encoder.layers]
+    parts += transformer_of(encoder).layers
+    if is_whisper(encoder.config):
+        return [(part, part) for part in parts]
+    parts.append(encoder.feature_projection)
     return [*((part, part) for part in parts), (encoder.encoder.dropout, encoder.feature_projection)]
 
 
@@ -152,10 +234,10 @@ def encode(
 
     Args:
         encoder: A model of `AutoModel`. One of a family that is not in `ENCODERS` is run by its own `forward`.
-        values: Speech `(batch, samples)`, or (`convolved`) what its convolutions made of it
-            `(batch, time, conv_channels)`.
-        attention_mask: 1 on speech, 0 on the padding at its right; over samples, or (`convolved`) over frames. None:
-            nothing is padding.
+        values: Speech `(batch, samples)`, or of some families its spectrogram `(batch, time, bins)`, or (`convolved`)
+            what its convolutions made of it `(batch, time, conv_channels)`.
+        attention_mask: 1 on speech, 0 on the padding at its right; over samples or the time of `values`. None: nothing
+            is padding.
         output: `"last"`: its `last_hidden_state`; a number: that one of its `hidden_states`; `"all"`: all of these;
             `"feature_projection"`: its projected features, before positions and attention; `"convolutions"`.
         convolved: Whether the convolutions have been run before.
@@ -165,10 +247,13 @@ def encode(
         `(batch, time, conv_channels)`.
 
     Raises:
-        ValueError: If an encoder of another family is asked for more than its own `forward` does.
+        ValueError: If an encoder of another family is asked for more than its own `forward` does, or Whisper for more
+            than 30 s.
     """
     if encoder.config.model_type not in ENCODERS:
         return _encode_stock(encoder, values, attention_mask, output=output, convolved=convolved)
+    if output == "convolutions" or convolved:
+        convolution_width(encoder.config)  # raises where there are none
     frames = values if convolved else _convolve(encoder, values, attention_mask)
     if output == "convolutions":
         return frames
@@ -176,11 +261,12 @@ def encode(
         mask = None if attention_mask is None else attention_mask.bool()
     else:
         mask = frame_mask(encoder, attention_mask, num_frames=frames.shape[1])
-    projected = encoder.feature_projection(frames)
-    frames = projected[0] if isinstance(projected, tuple) else projected
-    if output == FEATURE_PROJECTION:
-        return frames
-    frames = encoder._mask_hidden_states(frames, attention_mask=mask)  # its own SpecAugment, if it has any
+    if not is_whisper(encoder.config):
+        projected = encoder.feature_projection(frames)
+        frames = projected[0] if isinstance(projected, tuple) else projected
+        if output == FEATURE_PROJECTION:
+            return frames
+        frames = encoder._mask_hidden_states(frames, attention_mask=mask)  # its own SpecAugment, if it has any
     states, last = _transform(encoder, zero_padding(frames, mask), mask, output=output)
     if output == "last":
         return last
@@ -194,10 +280,10 @@ def frame_mask(encoder: Any, attention_mask: torch.Tensor, *, num_frames: int) -
 
     Args:
         encoder: Its convolutions count.
-        attention_mask: 1 on speech, 0 on the padding at its right, over samples.
+        attention_mask: 1 on speech, 0 on the padding at its right, over samples or frames of a spectrogram.
         num_frames: Length of the batch in frames.
     """
-    lengths = encoder._get_feat_extract_output_lengths(attention_mask.long().sum(dim=-1)).clamp(min=1)
+    lengths = frame_lengths(encoder, attention_mask.long().sum(dim=-1)).clamp(min=1)
     return torch.arange(num_frames, device=lengths.device) < lengths[:, None]
 
 
@@ -216,6 +302,10 @@ def _encode_stock(
 
 def _convolve(encoder: Any, speech: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """Speech `(batch, samples)` -> what the convolutions make of it, `(batch, time, conv_channels)`."""
+    if is_whisper(encoder.config):
+        return _convolve_mel(encoder, speech, attention_mask)
+    if input_name(encoder.config) == "input_features":
+        return speech
     values = speech[:, None]
     first, *others = encoder.feature_extractor.conv_layers
     norm = getattr(first, "layer_norm", None)
@@ -228,6 +318,23 @@ def _convolve(encoder: Any, speech: torch.Tensor, attention_mask: torch.Tensor |
     for layer in others:
         values = layer(values)
     return values.transpose(1, 2)
+
+
+def _convolve_mel(encoder: Any, mel: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Whisper's two convolutions on a log-mel spectrogram `(batch, time, bins)`; between them padding is zero again."""
+    most = 2 * encoder.config.max_source_positions
+    if mel.shape[1] > most:
+        raise ValueError(
+            f"input_features must have at most {most} frames, {most / 100:g} s, with Whisper's encoder, got"
+            f" {mel.shape[1]}: cut the recording, or go over it in windows (classifier.timeline)"
+        )
+    frames = nn.functional.gelu(encoder.conv1(zero_padding(mel, _bool(attention_mask)).transpose(1, 2)))
+    frames = zero_padding(frames.transpose(1, 2), _bool(attention_mask)).transpose(1, 2)
+    return nn.functional.gelu(encoder.conv2(frames)).transpose(1, 2)
+
+
+def _bool(mask: torch.Tensor | None) -> torch.Tensor | None:
+    return None if mask is None else mask.bool()
 
 
 def _lengths_behind(convolution: nn.Conv1d, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -279,26 +386,48 @@ def _transform(
     Returns:
         The input of the first layer and the output of each that was run; and the encoder's last frames, if all were.
     """
-    family, transformer = ENCODERS[encoder.config.model_type], encoder.encoder
-    pre_norm, attention_mask = _is_pre_norm(encoder), mask
+    family, transformer = ENCODERS[encoder.config.model_type], transformer_of(encoder)
+    options: dict[str, Any] = {"attention_mask": mask}
     if not family.position_bias:  # WavLM takes the mask as it is
-        attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=frames, attention_mask=mask)
-    frames = frames + _positions(transformer.pos_conv_embed, frames, mask)
-    frames = transformer.dropout(frames if pre_norm else transformer.layer_norm(frames))
+        options["attention_mask"] = create_bidirectional_mask(
+            config=encoder.config, inputs_embeds=frames, attention_mask=mask
+        )
+    frames = _first_state(encoder, frames, mask)
+    if encoder.config.model_type == "wav2vec2-bert":
+        positions = transformer.embed_positions
+        options["relative_position_embeddings"] = None if positions is None else positions(frames)
+        options["conv_attention_mask"] = mask
     states, bias = [frames], None
+    layerdrop = getattr(encoder.config, "layerdrop", 0.0)
     run_all = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(transformer)  # all processes stay in step
     layers = transformer.layers[:output] if isinstance(output, int) else transformer.layers
     for index, layer in enumerate(layers):
         # The first layer of WavLM makes the position bias of all others.
-        droppable = layer.training and encoder.config.layerdrop > 0 and not (family.position_bias and index == 0)
-        if droppable and bool(torch.rand([]) < encoder.config.layerdrop) and not run_all:
+        droppable = layer.training and layerdrop > 0 and not (family.position_bias and index == 0)
+        if droppable and bool(torch.rand([]) < layerdrop) and not run_all:
             pass
         elif family.position_bias:
-            frames, bias = layer(frames, attention_mask=attention_mask, position_bias=bias)
+            frames, bias = layer(frames, position_bias=bias, **options)
         else:
-            frames = layer(frames, attention_mask=attention_mask)
+            frames = layer(frames, **options)
         states.append(frames)
-    return states, transformer.layer_norm(frames) if pre_norm else frames
+    if _is_pre_norm(encoder):
+        return states, transformer.layer_norm(frames)
+    if getattr(encoder, "intermediate_ffn", None) is not None:  # of w2v-BERT, where its configuration asks for it
+        return states, frames + 0.5 * encoder.intermediate_ffn(frames)
+    return states, frames
+
+
+def _first_state(encoder: Any, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The input of the first layer: frames with what tells their positions, if that is no matter of the layers."""
+    transformer = transformer_of(encoder)
+    if is_whisper(encoder.config):
+        frames = frames + encoder.embed_positions.weight[: frames.shape[1]]
+        return nn.functional.dropout(frames, p=encoder.dropout, training=encoder.layers[0].training)
+    if encoder.config.model_type == "wav2vec2-bert":
+        return transformer.dropout(frames)
+    frames = frames + _positions(transformer.pos_conv_embed, frames, mask)
+    return transformer.dropout(frames if _is_pre_norm(encoder) else transformer.layer_norm(frames))
 
 
 def _positions(embedding: Any, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,150 +1,41 @@
 """ShiftModel and ShiftForSequenceClassification: a speech encoder with a temporal shift head."""
 
-import json
-import os
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_shift_ser import (
     SavedConfig,  # noqa: F401
     ShiftConfig,
 )
-from .encoders import check_padding, encode, frame_mask, last_layers, training_parts
+from .encoders import (
+    check_padding,
+    convolution_width,
+    convolutions_of,
+    encode,
+    frame_mask,
+    input_name,
+    input_width,
+    last_layers,
+    new_encoder,
+    training_parts,
+)
 from .heads import HEADS, ShiftHead
+from .loading import LoadableModel
 from .losses import problem_loss, to_scale
-from .model_place import check_model_place
+from .model_place import check_model_place  # noqa: F401
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
 from .temporal_shift import zero_padding
 
 EMBEDDINGS = ("head", "encoder")  # whose frames `embed` pools
 POOLINGS = ("mean", "mean_and_deviation")
-
-
-class LoadableModel(PreTrainedModel):
-    """`PreTrainedModel` that raises for missing weights, and that can be put on a pretrained encoder."""
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **options: Any) -> Any:
-        """Load a saved model, in eval mode.
-
-        Args:
-            pretrained_model_name_or_path: Hub name or folder of a saved model.
-            *args: As for every model of transformers.
-            **options: Those of every model of transformers. `ignore_mismatched_sizes=True` draws a new classifier
-                where the saved one is missing or has another number of labels, and no other weight;
-                `output_loading_info=True` returns the model and what was missing, and leaves judging that to you.
-
-        Raises:
-            RuntimeError: If weights are missing, have other shapes than the configuration asks for, are whole numbers,
-                or are not finite.
-        """
-        new_classifier = options.pop("ignore_mismatched_sizes", False)
-        info_wanted = options.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
-        may_be_new = ("classifier.",) if new_classifier else ()
-        problems = [
-            f"{name!r} has shape {tuple(there)} in the file and {tuple(here)} by the configuration"
-            for name, there, here in sorted(info["mismatched_keys"])
-            if not name.startswith(may_be_new)
-        ]
-        if not info_wanted:  # the learned vectors of SpecAugment take no part in a prediction
-            problems += [
-                f"{name!r} is missing"
-                for name in sorted(info["missing_keys"])
-                if not name.startswith(may_be_new) and not name.endswith("masked_spec_embed")
-            ]
-        if problems:
-            raise RuntimeError(
-                f"{str(pretrained_model_name_or_path)!r} must hold every weight of {cls.__name__}, but"
-                f" {'; '.join(problems[:3])} ({len(problems)} in all). For another label set, pass num_labels (or"
-                " id2label and label2id) and ignore_mismatched_sizes=True, which draws a new classifier, and train"
-                " it; for a new head on a pretrained encoder, call from_encoder_pretrained; otherwise save the model"
-                " again, whole, or mend config.json"
-            )
-        _check_weights(model, pretrained_model_name_or_path, options)
-        model.base_model._set_trainable()
-        check_padding(model.base_model.encoder)
-        return (model, info) if info_wanted else model
-
-    @classmethod
-    def from_encoder_pretrained(cls, name_or_path: str, **options: Any) -> "LoadableModel":
-        """A new head on a pretrained encoder, in eval mode.
-
-        Args:
-            name_or_path: Hub name or folder of a wav2vec2-like encoder, e.g. `facebook/hubert-base-ls960`.
-            **options: Options of `ShiftConfig` for the head; `variant="shiftformer"` takes one's published settings.
-
-        Raises:
-            ValueError: If the checkpoint lacks weights of the encoder.
-            OSError: If there is no such folder, or the encoder is not on this disk and the Hub is out of reach.
-
-        Example:
-            model = ShiftForSequenceClassification.from_encoder_pretrained(
-                "facebook/hubert-base-ls960", variant="shiftformer", num_labels=4
-            )
-        """
-        check_model_place(os.fspath(name_or_path), option="name_or_path")
-        encoder, loaded = AutoModel.from_pretrained(name_or_path, output_loading_info=True)
-        missing = sorted(name for name in loaded["missing_keys"] if name != "masked_spec_embed")
-        if missing:
-            raise ValueError(
-                f"name_or_path must hold every weight of the encoder; {name_or_path!r} lacks {len(missing)},"
-                f" the first is {missing[0]!r}"
-            )
-        variant = options.pop("variant", None)
-        options["encoder_config"] = encoder.config
-        config = ShiftConfig(**options) if variant is None else ShiftConfig.from_variant(variant, **options)
-        model = cls(config)
-        model.base_model.encoder.load_state_dict(encoder.state_dict())
-        _check_weights(model, name_or_path, {})
-        check_padding(model.base_model.encoder)
-        return model.eval()
-
-
-_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-
-
-def _check_weights(model: PreTrainedModel, name_or_path: Any, options: dict[str, Any]) -> None:
-    """Refuse weights that no training can have left: whole numbers in the file, NaN or infinity in the model.
-
-    Raises:
-        RuntimeError: If there are any; the message names the first.
-    """
-    where = {name: options[name] for name in _WHERE if name in options}
-    for file in _weight_files(name_or_path, where):
-        with open(file, "rb") as stream:  # a safetensors file begins with the length of its header, and that in JSON
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if tensor.get("dtype", "F32").startswith(("I", "U", "BOOL")):
-                raise RuntimeError(f"{file!r} must hold floating point weights, but {name!r} is of {tensor['dtype']}")
-    for name, parameter in model.named_parameters():
-        if parameter.device.type != "meta" and not parameter.isfinite().all():
-            raise RuntimeError(f"{str(name_or_path)!r} must hold finite weights, but {name!r} has NaN or infinity")
-
-
-def _weight_files(name_or_path: Any, where: dict[str, Any]) -> list[str]:
-    """The safetensors files of a saved model: one, or the shards that its index names; none if it has other files."""
-
-    def find(name: str) -> str | None:
-        return cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False, **where)
-
-    if (whole := find(SAFE_WEIGHTS_NAME)) is not None:
-        return [whole]
-    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is None:
-        return []
-    with open(index, encoding="utf-8") as stream:
-        shards = sorted(set(json.load(stream)["weight_map"].values()))
-    return [file for file in map(find, shards) if file is not None]
 
 
 def spec_augment(
@@ -223,7 +114,7 @@ class ShiftModel(ShiftPreTrainedModel):
     def __init__(self, config: ShiftConfig) -> None:
         super().__init__(config)
         config.validate()
-        self.encoder = AutoModel.from_config(config.encoder_config)
+        self.encoder = new_encoder(config.encoder_config)
         self.encoder.config.layerdrop = config.encoder_layerdrop  # from_pretrained may have set it last
         layers = self.encoder.config.num_hidden_layers + 1
         self.layer_weights = nn.Parameter(torch.zeros(layers)) if config.use_weighted_layer_sum else None
@@ -245,7 +136,7 @@ class ShiftModel(ShiftPreTrainedModel):
 
     def _set_trainable(self) -> None:
         """Decide what is trained, when the model is made or loaded; from then on `requires_grad` is the caller's."""
-        frozen = self.encoder if self.config.freeze_encoder else self.encoder.feature_extractor
+        frozen = self.encoder if self.config.freeze_encoder else convolutions_of(self.encoder)
         frozen.requires_grad_(False)
         if self.config.unfreeze_layers is not None:
             self.encoder.requires_grad_(False)
@@ -258,7 +149,7 @@ class ShiftModel(ShiftPreTrainedModel):
 
     def freeze_feature_encoder(self) -> None:
         """Train no convolution of the encoder; so it is from the start, unless something was unfrozen by hand."""
-        self.encoder.feature_extractor.requires_grad_(False)
+        convolutions_of(self.encoder).requires_grad_(False)
         self.train(self.training)
 
     @can_return_tuple
@@ -270,6 +161,7 @@ class ShiftModel(ShiftPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         extract_features: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Run the encoder, or what of it has not been run before, and the head.
@@ -284,6 +176,8 @@ class ShiftModel(ShiftPreTrainedModel):
             output_hidden_states: Also return the head's input and every block's output.
             extract_features: Output of the encoder's convolutions, shape `(batch, time, conv_channels)`, before their
                 projection: what is left of the encoder is run. Any floating dtype, as `encoder_hidden_states`.
+            input_features: In place of `input_values` what the encoders of Whisper and w2v-BERT read: the spectrogram
+                that the feature extractor makes, shape `(batch, time, bins)`, with a mask over its time.
             **kwargs: Ignored here; lets a caller pass one set of arguments to every model.
 
         Returns:
@@ -294,6 +188,7 @@ class ShiftModel(ShiftPreTrainedModel):
         """
         inputs = {
             "input_values": input_values,
+            "input_features": input_features,
             "extract_features": extract_features,
             "encoder_hidden_states": encoder_hidden_states,
         }
@@ -312,9 +207,10 @@ class ShiftModel(ShiftPreTrainedModel):
     @torch.no_grad()
     def embed(
         self,
-        input_values: torch.Tensor,
+        input_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         *,
+        input_features: torch.Tensor | None = None,
         of: str = "head",
         pooling: str = "mean",
     ) -> torch.Tensor:
@@ -323,6 +219,7 @@ class ShiftModel(ShiftPreTrainedModel):
         Args:
             input_values: Speech, as in `forward`.
             attention_mask: 1 on speech, 0 on padding.
+            input_features: Or its spectrogram, as in `forward`.
             of: Which frames are pooled: `head`, the head's output, which was trained for the labels, or `encoder`, what
                 the head reads.
             pooling: `mean` over the frames, or `mean_and_deviation`, each channel's mean and then each one's deviation.
@@ -337,7 +234,8 @@ class ShiftModel(ShiftPreTrainedModel):
             raise ValueError(f"of must be one of {EMBEDDINGS}, got {of!r}")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
-        frames, mask = self._head_input({"input_values": input_values}, attention_mask)
+        inputs = {"input_values": input_values, "input_features": input_features}
+        frames, mask = self._head_input(inputs, attention_mask)
         if of == "head":
             frames, _, _ = self.head(frames, mask, False)
         frames = frames.float()
@@ -360,10 +258,10 @@ class ShiftModel(ShiftPreTrainedModel):
             layers = () if self.layer_weights is None else (self.layer_weights.numel(),)
             frames = self._check(name, values, (*layers, "time", self.config.hidden_size), attention_mask)
         else:
-            frames = self._encode(values, attention_mask, convolved=name == "extract_features")
+            frames = self._encode(name, values, attention_mask)
         if self.layer_weights is not None:
             frames = torch.einsum("l,bltd->btd", self.layer_weights.softmax(dim=0).to(frames.dtype), frames)
-        return frames, self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=name == "input_values")
+        return frames, self.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=name.startswith("input"))
 
     def frame_mask(
         self, attention_mask: torch.Tensor | None, *, num_frames: int, of_samples: bool
@@ -373,7 +271,7 @@ class ShiftModel(ShiftPreTrainedModel):
         Args:
             attention_mask: Over samples or over frames, as in `forward`.
             num_frames: Length of the batch in frames.
-            of_samples: Whether `attention_mask` counts samples.
+            of_samples: Whether `attention_mask` is that of `input_values` or `input_features`.
         """
         if attention_mask is None or not self.config.mask_padding:
             return None
@@ -381,18 +279,24 @@ class ShiftModel(ShiftPreTrainedModel):
             return frame_mask(self.encoder, attention_mask, num_frames=num_frames)
         return attention_mask.bool()
 
-    def _encode(self, values: torch.Tensor, attention_mask: torch.Tensor | None, *, convolved: bool) -> torch.Tensor:
+    def _encode(self, name: str, values: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """The frames that the head reads, `(batch, time, channels)` or all layers' `(batch, layers, time, channels)`.
 
         Args:
-            values: Speech, or (`convolved`) what the convolutions made of it.
-            attention_mask: Over samples or frames, whichever is given.
-            convolved: Whether the convolutions have been run before.
+            name: As what `values` were given.
+            values: Speech, its spectrogram, or what the convolutions made of it.
+            attention_mask: Over the time of `values`.
         """
-        name = "extract_features" if convolved else "input_values"
         if self.encoder is None:
             raise ValueError(f"{name} need the encoder, which was taken out: give encoder_hidden_states")
-        sizes = ("time", self.encoder.config.conv_dim[-1]) if convolved else ("samples",)
+        config, sizes = self.encoder.config, ("samples",)
+        if name == "extract_features":
+            sizes = ("time", convolution_width(config))
+        elif name != input_name(config):
+            raise ValueError(f"an encoder of the family {config.model_type!r} reads {input_name(config)}, got {name}")
+        elif name == "input_features":
+            sizes = ("time", input_width(config))
+        convolved = name == "extract_features"
         values = self._check(name, values, sizes, attention_mask)
         trained = values.requires_grad or any(parameter.requires_grad for parameter in self.encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
@@ -451,6 +355,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         extract_features: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify utterances; the arguments of `ShiftModel.forward`, and `labels`.
@@ -464,6 +369,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             output_attentions: Also return the probabilities of the head's attention blocks.
             output_hidden_states: Also return the head's input and every block's output.
             extract_features: Output of the encoder's convolutions, `(batch, time, conv_channels)`.
+            input_features: The spectrogram that some encoders read, `(batch, time, bins)`.
             **kwargs: Handed to the loss (the Trainer's `num_items_in_batch`).
 
         Returns:
@@ -477,12 +383,12 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             extract_features=extract_features,
+            input_features=input_features,
             return_dict=True,
         )
         frames = outputs.last_hidden_state
-        mask = self.shift_ser.frame_mask(
-            attention_mask, num_frames=frames.shape[1], of_samples=input_values is not None
-        )
+        encoded = input_values is not None or input_features is not None
+        mask = self.shift_ser.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=encoded)
         logits = to_scale(self.classifier(masked_mean(frames, mask)), self.config)
         loss = None
         if labels is not None:

@@ -104,7 +104,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             window=_WINDOW * batch_size,
         )
         rows = list(in_order((places, self._embed(speech, of, pooling)) for places, speech in batches))
-        return np.stack(rows) if rows else self._embed([np.zeros(400, np.float32)], of, pooling)[:0]
+        return np.stack(rows) if rows else self._embed([np.zeros(1600, np.float32)], of, pooling)[:0]
 
     def _embed(self, speech: Sequence[np.ndarray], of: str, pooling: str) -> np.ndarray:
         features = self.features(speech).to(self.device)

@@ -133,7 +133,8 @@ def measure_blocks(
     model.eval()
     base, mask = model.shift_ser, inputs.get("attention_mask")
     states = base(**inputs, output_hidden_states=True).hidden_states
-    mask = base.frame_mask(mask, num_frames=states[0].shape[1], of_samples="input_values" in inputs)
+    encoded = bool({"input_values", "input_features"} & set(inputs))
+    mask = base.frame_mask(mask, num_frames=states[0].shape[1], of_samples=encoded)
     mingled, misaligned = [], []
     for layer in model.config.shift_layers:
         block, frames = base.head.blocks[layer], states[layer]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_available
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 
-from ..model.encoders import ENCODERS, EncoderFamily
+from ..model.encoders import ENCODERS, EncoderFamily, new_encoder
 
 # What each kind adds to the options of `peft.LoraConfig`.
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}}
@@ -60,7 +60,7 @@ class AdapterOptions:
         if not is_peft_available():
             raise ImportError('adapters need the package peft: pip install "shift-ser[peft]"')
         with torch.device("meta"):
-            encoder = AutoModel.from_config(encoder_config)
+            encoder = new_encoder(encoder_config)
         family, widths = _family(encoder_config), _linear_widths(encoder)
         possible = sorted(set(widths) - set(family.not_adaptable))
         for target in self.targets_for(encoder_config):

@@ -13,12 +13,16 @@ from torch.utils.data import Sampler
 
 _TIME_AXIS = {
     ("input_values", 1): 0,
+    ("input_features", 2): 0,
     ("extract_features", 2): 0,
     ("encoder_hidden_states", 2): 0,
     ("encoder_hidden_states", 3): 1,
 }
 _NAMES = tuple(dict.fromkeys(name for name, _ in _TIME_AXIS))
-_SHAPES = "input_values (samples,), extract_features (time, channels), encoder_hidden_states ([layers,] time, channels)"
+_SHAPES = (
+    "input_values (samples,), input_features (time, bins), extract_features (time, channels), encoder_hidden_states"
+    " ([layers,] time, channels)"
+)
 _KEPT = (torch.float16, torch.bfloat16)
 
 
@@ -27,6 +31,7 @@ class DataCollatorForShift:
     """Pad on the right with zeros, and say in `attention_mask` what is not padding.
 
     Each example holds one input: `input_values`, shape `(samples,)`, as the feature extractor normalised them,
+    `input_features`, shape `(time, bins)`, as it made them,
     `extract_features`, shape `(time, channels)`, or `encoder_hidden_states`, shape `(time, channels)` or, for a
     weighted sum of layers, `(layers, time, channels)`; and `labels`, an int or floats `(outputs,)`, unless no example
     has it. Values may be tensors, arrays or lists.

@@ -18,7 +18,6 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoModel
 
 from ..corpora.corpus import SAMPLING_RATE
 from ..evaluation.calibration import describe as describe_calibration
@@ -55,6 +54,7 @@ from ..evaluation.run_folder import (
     write_text,
 )
 from ..evaluation.uncertainty import describe as describe_uncertainty
+from ..model.encoders import load_encoder
 from .argument_checks import check_together
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .baselines import run_baselines
@@ -148,7 +148,7 @@ class CrossValidation:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Sixteen digits each that change with what is read: all samples, all labels, the encoder's weights."""
-        encoder = AutoModel.from_pretrained(self.model_args.encoder_path)
+        encoder, _ = load_encoder(self.model_args.encoder_path)
         contents = {
             "samples": sorted(self.corpus.content_hashes.items()),
             "labels": self.corpus.targets.fingerprint,

@@ -10,11 +10,12 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from ..corpora import corpus_info, load_corpus
 from ..corpora.corpus import SAMPLING_RATE, Recording, SpeechAudio, scan_recordings
 from ..evaluation.predictions import Predictions
+from ..model.encoders import ENCODERS, EncoderFamily
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
 from .arguments import DataArguments, ModelArguments
@@ -205,10 +206,11 @@ class WaveformDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`input_values`, float32 `(samples,)`, and `labels`."""
+        """`input_values`, float32 `(samples,)`, or `input_features` `(time, bins)`; and `labels`."""
         row = self.rows[index]
         features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
-        return {"input_values": features["input_values"][0], "labels": self.labels[index]}
+        name = self.feature_extractor.model_input_names[0]
+        return {name: features[name][0], "labels": self.labels[index]}
 
 
 def _state_of(path: str) -> tuple[int, int] | None:
@@ -217,6 +219,18 @@ def _state_of(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return state.st_size, state.st_mtime_ns
+
+
+def _check_reads(extractor: ShiftFeatureExtractor, encoder_path: str) -> None:
+    """Refuse waveforms for an encoder of spectrograms, and the other way round."""
+    model_type = AutoConfig.from_pretrained(encoder_path).model_type
+    expected = ENCODERS.get(model_type, EncoderFamily(model_type)).extractor
+    given = (extractor.spectrogram or {}).get("feature_extractor_type", EncoderFamily.extractor)
+    if given != expected:
+        raise ValueError(
+            f"preprocessor_config.json of {encoder_path!r} must be that of {expected}, which the family {model_type!r}"
+            f" reads, got {given}"
+        )
 
 
 def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:
@@ -237,6 +251,7 @@ def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments
                 f" got None ({error})"
             ) from error
         extractor = ShiftFeatureExtractor(fixed_length=fixed, **options)
+    _check_reads(extractor, model_args.encoder_path)
     if extractor.sampling_rate != SAMPLING_RATE:
         raise ValueError(f"encoder must take speech at {SAMPLING_RATE} Hz, got {extractor.sampling_rate}")
     return extractor

@@ -30,7 +30,14 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..corpora.corpus import Columns, Recording, scan_recordings
 from ..cpu import use_matrix_convolutions
-from ..model.encoders import FEATURE_PROJECTION, encode
+from ..model.encoders import (
+    FEATURE_PROJECTION,
+    convolution_width,
+    convolutions_of,
+    encode,
+    frame_lengths,
+    input_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +333,7 @@ class _Encoding:
 
     def key(self, recordings: Mapping[str, Recording]) -> str:
         """Sixteen digits; where the encoder was loaded from, and by which release, changes no frame."""
-        convolutions = self.encoder.feature_extractor if self.output == "convolutions" else None
+        convolutions = convolutions_of(self.encoder) if self.output == "convolutions" else None
         encoder = encoder_fingerprint(self.encoder, part=convolutions)
         audio = {name: recording.content_hash for name, recording in recordings.items()}
         options = [self.max_samples, self.dtype, self.encoder_dtype, list(audio)]
@@ -339,9 +346,9 @@ class _Encoding:
         fixed = getattr(self.feature_extractor, "fixed_length", None)
         least = getattr(self.feature_extractor, "min_length", 1)
         samples = torch.tensor([fixed or max(min(length, self.max_samples or length), least) for length in lengths])
-        frames = int(self.encoder._get_feat_extract_output_lengths(samples).sum())
+        frames = int(frame_lengths(self.encoder, self.feature_extractor.input_lengths(samples)).sum())
         config = self.encoder.config
-        channels = config.conv_dim[-1] if self.output == "convolutions" else config.hidden_size
+        channels = convolution_width(config) if self.output == "convolutions" else config.hidden_size
         layers = config.num_hidden_layers + 1 if self.output == "all" else 1
         return frames * channels * layers * getattr(torch, self.dtype).itemsize
 
@@ -367,7 +374,7 @@ class _Encoding:
         """Frames of one utterance, shape `(time, channels)` or `(layers, time, channels)`."""
         samples = np.asarray(audio["array"], dtype=np.float32)[: self.max_samples]
         features = self.feature_extractor(samples, sampling_rate=audio["sampling_rate"], return_tensors="pt")
-        values = features["input_values"].to(self.encoder.device, self.encoder.dtype)
+        values = features[input_name(self.encoder.config)].to(self.encoder.device, self.encoder.dtype)
         frames = encode(self.encoder, values, output=self.output)[0]
         frames = frames.to("cpu", getattr(torch, self.dtype)).contiguous()
         if not frames.isfinite().all():

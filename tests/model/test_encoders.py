@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel, set_seed
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
-from shift_ser.model.encoders import EXACT, encode, masked_group_norm
+from shift_ser.model.encoders import WAVEFORM, encode, masked_group_norm
 
 FAMILIES = [
     ("hubert", "group"),
@@ -20,7 +20,7 @@ FAMILIES = [
     ("wavlm", "group"),
     ("data2vec-audio", None),
 ]
-EVERY_WAY = [(family, norm, stable) for family in EXACT for norm, stable in (("group", False), ("layer", True))]
+EVERY_WAY = [(family, norm, stable) for family in WAVEFORM for norm, stable in (("group", False), ("layer", True))]
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM calls attention so
 

@@ -12,7 +12,7 @@ from transformers import AutoModel, set_seed
 
 from shift_ser import ShiftForSequenceClassification
 from shift_ser.evaluation.run_folder import read_json
-from shift_ser.model.encoders import ENCODERS, EXACT, encode
+from shift_ser.model.encoders import ENCODERS, WAVEFORM, encode
 from shift_ser.training.adapters import ADAPTERS, Adapted, AdapterOptions
 from shift_ser.training.arguments import ModelArguments
 from shift_ser.training.cost import count_parameters
@@ -33,7 +33,7 @@ def trained_names(model) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-@pytest.mark.parametrize("model_type", EXACT)
+@pytest.mark.parametrize("model_type", WAVEFORM)
 def test_every_matrix_of_an_adapter_learns_and_merging_changes_no_score(model_type, kind):
     """In every family: the adapters and the head are trained, nothing else, and all of them have an effect."""
     config = tiny_encoder_config(model_type, mask_time_prob=0.0)
@@ -100,7 +100,7 @@ def test_a_fold_that_was_stopped_ends_like_one_that_was_not(flags, cross_validat
     assert {name for name in whole | stopped if whole.get(name) != stopped.get(name)} == set()
 
 
-@pytest.mark.parametrize("model_type", EXACT)
+@pytest.mark.parametrize("model_type", WAVEFORM)
 def test_the_last_layers_alone_are_trained_and_the_others_have_no_dropout(model_type, tmp_path):
     config = tiny_encoder_config(model_type, num_hidden_layers=3)
     model = tiny_model("linear", encoder_config=config, freeze_encoder=False, unfreeze_layers=1, encoder_layerdrop=0.1)
