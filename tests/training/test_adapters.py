@@ -2,19 +2,23 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from conftest import command_line, speech_batch, tiny_encoder_config, tiny_model
+from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
+from loopback_hub import LoopbackHub
 from safetensors.torch import load_file
 from test_fold import Stop, contents, with_callback  # noqa: F401
-from transformers import AutoModel, set_seed
+from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, pipeline, set_seed
 
 from shift_ser import ShiftForSequenceClassification
 from shift_ser.evaluation.run_folder import read_json
+from shift_ser.hub.push import HubRepository
 from shift_ser.model.encoders import ENCODERS, WAVEFORM, encode
 from shift_ser.training.adapters import ADAPTERS, Adapted, AdapterOptions
-from shift_ser.training.arguments import ModelArguments
+from shift_ser.training.arguments import ModelArguments, RunArguments
 from shift_ser.training.cost import count_parameters
 
 peft = pytest.importorskip("peft")
@@ -157,3 +161,31 @@ def test_an_adapter_that_wavlm_would_pass_by_is_refused(encoder, small_corpus, t
 def test_costs_are_in_the_results(adapted):
     run, results = adapted
     assert read_json(run.output_dir / "results.json")["folds"][0]["cost"] == results["folds"][0]["cost"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
+def test_a_fold_with_lora_is_pushed_and_loaded_from_the_hub(adapted, tmp_path, monkeypatch):
+    """The whole run is pushed to a loopback Hub; the merged model comes back from there, with its extractor."""
+    run, _ = adapted
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with LoopbackHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        api = HfApi(endpoint=hub.url, token=hub.token)
+        run_args = RunArguments(use_cpu=True, push_to_hub=True, hub_token=hub.token, hub_model_id="org/lora")
+        HubRepository(run_args, settings=run.settings, corpus=run.corpus.info, api=api).push(run.output_dir)
+        assert not any("adapter" in name for name in hub.files["org/lora"])
+        assert b"adapted by LoRA of rank 4, merged into its weights" in hub.files["org/lora"]["README.md"]
+        model = AutoModelForAudioClassification.from_pretrained("org/lora", cache_dir=tmp_path / "hub")
+        classify = pipeline("audio-classification", model=model, feature_extractor=AutoFeatureExtractor.from_pretrained(
+            "org/lora", cache_dir=tmp_path / "hub"
+        ), top_k=None)  # fmt: skip
+    speech, _ = speech_batch([4000])
+    here = ShiftForSequenceClassification.from_pretrained(run.output_dir / "fold1")
+    with torch.no_grad():
+        assert torch.equal(model(speech).logits, here(speech).logits)
+    assert sum(entry["score"] for entry in classify(speech[0].numpy())) == pytest.approx(1)
