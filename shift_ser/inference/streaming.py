@@ -9,6 +9,7 @@ import soxr
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..model.encoders import input_name
 from ..model.heads import HeadState
 from ..model.losses import to_scale
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
@@ -94,7 +95,13 @@ class Grid:
 
     @classmethod
     def of(cls, config: Any) -> "Grid":
-        """The grid of an encoder's convolutions, which pad nothing."""
+        """The grid of an encoder's convolutions, which pad nothing.
+
+        Raises:
+            ValueError: If it reads spectrograms, whose frames reach beyond their samples.
+        """
+        if input_name(config) != "input_values":
+            raise ValueError(f"a stream needs an encoder of waveforms, got the family {config.model_type!r}")
         hop = field = 1
         for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
             field, hop = field + (kernel - 1) * hop, hop * stride

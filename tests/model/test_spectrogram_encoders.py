@@ -173,6 +173,8 @@ def test_a_saved_model_brings_its_extractor_to_the_pipeline(family, folders, tmp
     np.testing.assert_allclose(vectors[1], classifier.embed(speech[1], of="encoder")[0], rtol=0, atol=1e-5)
     long = np.tile(speech[0], 110)  # 34 s
     segments = classifier.timeline(long, voice_activity=False)
+    with pytest.raises(ValueError, match=f"a stream needs an encoder of waveforms, got the family '{family}'"):
+        classifier.stream(voice_activity=False)
     assert segments[0]["start"] == 0 and segments[-1]["end"] == pytest.approx(len(long) / 16000, abs=0.05)
 
 
