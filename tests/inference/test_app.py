@@ -84,7 +84,7 @@ def upload(page, path):
 
 def listen(page, path):
     upload(page, path)
-    page.wait_for_selector("#recording audio, #recording .waveform-container, #recording #waveform")
+    page.wait_for_selector("#recording audio", state="attached")  # it is there once the file is
     page.click("#listen")
 
 
