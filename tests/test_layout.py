@@ -57,10 +57,10 @@ def imports(name: str) -> tuple[set[str], set[str]]:
 
 
 def optional_imports(name: str) -> set[str]:
-    """soundfile and soxr, if a module tries to import them: loading remote code asks for all other imports."""
+    """PyAV, soundfile and soxr, if a module tries to import them: loading remote code asks for all other imports."""
     tried = [node for block in parse(name).body if isinstance(block, ast.Try) for node in block.body]
     names = {alias.name for node in tried if isinstance(node, ast.Import) for alias in node.names}
-    return names & {"soundfile", "soxr"}
+    return names & {"av", "soundfile", "soxr"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -116,7 +116,7 @@ def predict(
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
     With --output the same command goes on where it was stopped. Files that cannot be read are listed at the end, and
-    the exit code is 1.
+    the exit code is 1. What a folder holds beside recordings is listed, too. Videos, m4a and aac need the extra `av`.
 
     \b
     Example:  shift-ser predict --model runs/demo/fold1 one.wav two.flac
@@ -126,11 +126,15 @@ def predict(
     if embeddings is not None and (output is not None or labels is not None or abstain or calibrated):
         raise click.UsageError("--embeddings must stand without --output, --labels, --abstain and --calibrated")
     from ..inference.predict import find_recordings, load_classifier
+    from ..model.speech_input import printable
 
     quiet(logging.WARNING)
     with from_folder_or_hub("--model", model):
         classifier = load_classifier(model, dtype=dtype, calibrated=calibrated, allow_truncated=allow_truncated)
-    paths = list(find_recordings(files))
+    skipped: dict[str, str] = {}
+    paths = list(find_recordings(files, skipped=skipped))
+    for path, why in skipped.items():
+        click.echo(f"skipped: {printable(path)} ({why})", err=True)
     if not paths:
         raise Failed(f"no audio files in {', '.join(files)}")
     narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}

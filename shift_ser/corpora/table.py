@@ -17,11 +17,12 @@ import pyarrow.parquet
 import soundfile as sf
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from ..model.media_container import MEDIA_SUFFIXES
 from .corpus import CorpusInfo, SpeechAudio
 from .votes import VOTES_FEATURE, read_votes, renamed, votes_column
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-AUDIO_FILES = (*(f".{name.lower()}" for name in sf.available_formats()), ".oga", ".opus", ".aif")
+AUDIO_FILES = (*(f".{name.lower()}" for name in sf.available_formats()), ".oga", ".opus", ".aif", *MEDIA_SUFFIXES)
 OPTIONAL = ("session", "dialog", "split", "fold", "transcript", "sex", "language")
 TARGETS = ("valence", "arousal", "dominance")
 COLUMNS = ("audio", "label", "speaker", "utterance", *OPTIONAL, "votes", *TARGETS)

@@ -21,6 +21,7 @@ from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
+from ..model.media_container import MEDIA_SUFFIXES
 from ..model.model_place import check_model_place
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
 from ..model.speech_input import printable
@@ -31,7 +32,9 @@ _SCORE = "score_"
 BFLOAT16_BOUND = 0.1  # most that bfloat16 may change a logit, as a share of how far logits lie apart (at least 1)
 
 DTYPES = ("auto", "float32", "bfloat16")
-SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {".aif", ".oga", ".opus"}
+SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {
+    ".aif", ".oga", ".opus", *MEDIA_SUFFIXES,
+}  # fmt: skip
 _SHOWN = 3  # skipped files that a message names
 _AHEAD = 4  # recordings that are read while the model is busy
 _UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, MemoryError, httpx.HTTPError, httpx.InvalidURL)
@@ -153,11 +156,16 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def find_recordings(places: Iterable[str | os.PathLike]) -> Iterator[str]:
+def find_recordings(places: Iterable[str | os.PathLike], *, skipped: dict[str, str] | None = None) -> Iterator[str]:
     """Paths of files as they are given, and of all audio files in folders and the folders in them, sorted, each once.
 
-    What is audio is told by the suffix, one that libsndfile reads; hidden files and folders are left out; a place that
-    does not exist is given as a file. What a folder holds beside audio is logged when it was searched.
+    What is audio is told by the suffix, one that libsndfile or PyAV reads (a video may have an audio track); hidden
+    files and folders are left out; a place that does not exist is given as a file. What a folder holds beside audio is
+    noted when it was searched.
+
+    Args:
+        places: Files and folders.
+        skipped: Takes the path of each file of a folder that is left out, and why; by default it is logged.
 
     Example:
         >>> list(find_recordings(["nowhere.wav", "nowhere.wav"]))
@@ -165,16 +173,16 @@ def find_recordings(places: Iterable[str | os.PathLike]) -> Iterator[str]:
     """
     found: set[str] = set()
     for place in (os.fspath(place) for place in places):
-        skipped: dict[str, str] = {}
-        paths: Iterable[str] = _files_of(place, skipped) if os.path.isdir(place) else [place]
+        left: dict[str, str] = {} if skipped is None else skipped
+        paths: Iterable[str] = _files_of(place, left) if os.path.isdir(place) else [place]
         for path in paths:
             if path not in found:
                 found.add(path)
                 yield path
-        if skipped:
-            some = ", ".join(f"{printable(path)} ({why})" for path, why in list(skipped.items())[:_SHOWN])
-            more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-            logger.warning("%s: %d files are skipped: %s%s", printable(place), len(skipped), some, more)
+        if left and skipped is None:
+            some = ", ".join(f"{printable(path)} ({why})" for path, why in list(left.items())[:_SHOWN])
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            logger.warning("%s: %d files are skipped: %s%s", printable(place), len(left), some, more)
 
 
 def classify_recordings(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .audio_container import is_mpeg, unfinished_size, what_is_missing
+from .media_container import media_kind, open_media
 
 try:  # these two are needed for files and for other rates only
     import soundfile as sf
@@ -52,7 +53,8 @@ def read_audio(
     Channels are averaged and another rate is resampled (soxr, HQ); each kind is logged once.
 
     Args:
-        source: File that libsndfile reads (WAV, FLAC, OGG, MP3, ...), or its bytes.
+        source: File that libsndfile reads (WAV, FLAC, OGG, Opus, MP3, ...), or, with PyAV installed, one of m4a, aac,
+            mp4, mov, webm, mkv, avi and their like, of which the first audio track is read; or its bytes.
         sampling_rate: Rate of the result in Hz.
         allow_truncated: Whether a file that holds less audio than its header promises is read as far as it goes, which
             is logged. By default it is an error.
@@ -63,7 +65,7 @@ def read_audio(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ImportError: If soundfile, or for another rate soxr, is not installed.
+        ImportError: If soundfile, for another rate soxr, or for a video and its like PyAV, is not installed.
         ValueError: If it is not a regular file, not audio, or cut; if its rate is not between 1 kHz and 1 MHz; if it is
             too long, holds no sample, or a sample that is NaN, infinite or beyond 2**32.
 
@@ -79,8 +81,6 @@ def read_audio(
     name = (
         printable(source) if isinstance(source, (str, os.PathLike)) else f"audio of {memoryview(source).nbytes} bytes"
     )
-    if sf is None:
-        raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
     with open_file(source, name=name) if content is None else _Content(content) as file:
         options: dict[str, Any] = {"name": name, "allow_truncated": allow_truncated, "max_seconds": max_seconds}
         samples, rate = _decode(file, path=None if content is not None else source, **options)
@@ -355,6 +355,11 @@ def open_audio(
     Raises:
         ValueError: If it is not audio or cut; if its rate is not between 1 kHz and 1 MHz.
     """
+    if (kind := media_kind(file)) is not None:
+        with open_media(file, kind=kind, name=name) as (rate, parts):
+            check_rate(rate, name=name)
+            yield OpenAudio(rate, None, _until_it_stops(parts, name=name, allow_truncated=allow_truncated))
+        return
     missing = what_is_missing(file)
     if missing is not None:
         _judge(missing, name=name, allow_truncated=allow_truncated)
@@ -403,6 +408,8 @@ def _libsndfile(file: BinaryIO, *, path: Any, name: str) -> Iterator[Any]:
             target = _Content(content)
         elif path is not None:
             target = os.fsencode(path) if os.name == "posix" else os.fspath(path)
+        if sf is None:
+            raise ImportError(f"reading {name} needs soundfile: pip install soundfile")
         try:
             audio = sf.SoundFile(target)
         except (sf.SoundFileError, TypeError, ValueError) as error:
@@ -444,6 +451,17 @@ def _until_the_end(
     if not judged and (broken is not None or count + slack < promised < _UNKNOWN):
         held = f"{promised} samples promised, {count} held"
         _judge(str(broken or held), name=name, allow_truncated=allow_truncated)
+
+
+def _until_it_stops(
+    blocks: Iterator[np.ndarray | Exception], *, name: str, allow_truncated: bool
+) -> Iterator[np.ndarray]:
+    """The blocks of a container; what stopped its decoder early is an error at the end, or logged."""
+    for samples in blocks:
+        if isinstance(samples, Exception):
+            _judge(str(samples), name=name, allow_truncated=allow_truncated)
+        else:
+            yield samples
 
 
 def _judge(missing: str, *, name: str, allow_truncated: bool) -> None:

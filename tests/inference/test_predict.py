@@ -11,6 +11,7 @@ import soundfile as sf
 import torch
 from conftest import command_line, tiny_encoder_config, tiny_model
 from datasets import Dataset, Features
+from test_media_container import KINDS, media
 from transformers import HubertModel, pipeline
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
@@ -379,6 +380,17 @@ def test_what_folders_hold_beside_audio_is_told(folder, tmp_path, caplog):
     (message,) = caplog.messages
     assert message.startswith(f"{folder}: 2 files are skipped: ")
     assert "._a.FLAC (a hidden file)" in message and "letter.txt (no audio by its suffix '.txt')" in message
+
+
+def test_the_command_lists_each_file_that_it_skips_and_reads_the_sound_of_videos(saved, tmp_path):
+    (tmp_path / "call.mp4").write_bytes(media(*KINDS[".mp4"]))
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("a letter")
+    told = command_line("predict", "--model", saved, tmp_path)
+    assert told.exit_code == 0, told.output
+    for number in range(5):
+        assert f"skipped: {tmp_path / str(number)}.txt (no audio by its suffix '.txt')\n" in told.stderr
+    assert told.stdout.startswith(f"{tmp_path / 'call.mp4'}: ")
 
 
 def test_calibrated_scores_are_those_of_divided_logits(saved):
