@@ -11,7 +11,7 @@ import soundfile as sf
 import torch
 from conftest import command_line, tiny_encoder_config, tiny_model
 from datasets import Dataset, Features
-from test_media_container import KINDS, media
+from media_files import KINDS, media
 from transformers import HubertModel, pipeline
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
