@@ -237,19 +237,27 @@ def study(name: str, output_dir: str | None, jobs: int) -> None:
 
 
 @cli.command()
-@click.argument("corpus")
-def check(corpus: str) -> None:
-    r"""Check whether the copy of a CORPUS is complete and can be read; the exit code is 1 if something is wrong.
+@click.argument("places", nargs=-1, required=True, metavar="[NAME] FOLDER")
+def check(places: Sequence[str]) -> None:
+    r"""Check whether the copy of a corpus is complete and can be read; the exit code is 1 if something is wrong.
+
+    NAME says which corpus FOLDER must hold; without it, the layout tells.
 
     \b
     Example:  shift-ser check IEMOCAP_full_release
+              shift-ser check tess TESS
     """
-    from ..corpora import check_corpus
+    from ..corpora import CORPORA, check_corpus
 
-    report = check_corpus(None, corpus)
+    name, folder = (None, places[0]) if len(places) == 1 else (places[0], places[1])
+    if len(places) > 2:
+        raise click.UsageError(f"check takes [NAME] FOLDER, got {len(places)} words")
+    if name is not None and name not in CORPORA:
+        raise click.UsageError(f"NAME {name!r} is no known corpus; {hint(name, list(CORPORA))}")
+    report = check_corpus(name, folder)
     click.echo(str(report))
     if not report.ok:
-        raise Failed(f"{len(report.problems)} problems in {corpus}")
+        raise Failed(f"{len(report.problems)} problems in {folder}")
 
 
 @cli.command()

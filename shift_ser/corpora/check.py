@@ -12,7 +12,8 @@ from datasets import Dataset, Value
 from tqdm.auto import tqdm
 
 from ..model.audio_container import what_is_missing
-from ..model.speech_input import SAMPLING_RATE
+from ..model.media_container import media_kind
+from ..model.speech_input import SAMPLING_RATE, read_audio
 
 LEAST_SAMPLES = 400  # one frame of a wav2vec2-like encoder at 16 kHz
 PROBLEMS = ("missing", "not audio", "cut", "empty", "shorter than one frame", "NaN or infinite")
@@ -113,6 +114,8 @@ def inspect_recording(path: Path) -> list[str]:
         return ["missing"]
     try:
         with open(path, "rb") as file:
+            if media_kind(file) is not None:
+                return _inspect_media(path)
             if what_is_missing(file) is not None:
                 return ["cut"]
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
@@ -126,6 +129,15 @@ def inspect_recording(path: Path) -> list[str]:
         "more than one channel": samples.shape[1] > 1,
     }
     return [name for name, is_so in found.items() if is_so]
+
+
+def _inspect_media(path: Path) -> list[str]:
+    """The same of a video or another container that PyAV reads; its rate and channels are not looked at."""
+    try:
+        samples = read_audio(path)
+    except ValueError as error:
+        return ["cut" if "header promises" in str(error) else "not audio"]
+    return ["shorter than one frame"] if len(samples) < LEAST_SAMPLES else []
 
 
 def judge_recordings(report: CorpusReport) -> None:

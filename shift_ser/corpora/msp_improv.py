@@ -1,6 +1,7 @@
 """MSP-IMPROV: twelve actors in six sessions, four emotions, labels in `Evaluation.txt`."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,25 @@ def listing(root: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def defects(root: Path) -> Iterator[str]:
+    """Values that are none, raters that are listed twice, label lines that cannot be read."""
+    empty, doubled, lines, raters = 0, 0, 0, Counter[str]()
+    for line in [*map(str.strip, (root / TABLE).read_text(encoding="utf-8", errors="replace").splitlines()), ""]:
+        if line.startswith("UTD-") or not line:
+            doubled += any(count > 1 for count in raters.values())
+            raters.clear()
+            empty += bool(re.search(r"\b[VAD]:\s*nan\b", line, re.IGNORECASE))
+            lines += line.startswith("UTD-") and _LINE.fullmatch(line) is None
+        else:
+            raters[line.partition(";")[0].strip()] += 1
+    if empty:
+        yield f"{empty} label line(s) have NaN for valence, arousal or dominance, which is read as no value"
+    if doubled:
+        yield f"{doubled} turn(s) list a rater more than once; raters are not read"
+    if lines:
+        yield f"{lines} label line(s) are not written as the others and are not read"
+
+
 GRAMMAR = Grammar(
     info=CorpusInfo(
         name="msp-improv",
@@ -41,6 +61,7 @@ GRAMMAR = Grammar(
     listing=listing,
     subsets={"four_classes": Subset("anger, happiness, sadness, neutral", LABELS)},
     sex_of=lambda row: "female" if row["speaker"].startswith("F") else "male",
+    defects=defects,
     protocol="leave one session out (six folds)",
 )
 ENTRY = GRAMMAR.entry()

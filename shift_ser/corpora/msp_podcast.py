@@ -1,5 +1,6 @@
 """MSP-Podcast: `Labels/labels_consensus.csv` with `Audios/*.wav`; eight emotions, given partitions, raters' means."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ LABELS = {
     **{"A": "anger", "S": "sadness", "H": "happiness", "U": "surprise", "F": "fear", "D": "disgust"},
     **{"C": "contempt", "N": "neutral"},
 }
+STEREO = "MSP-PODCAST_1023_0235"
 PARTS = {"train": "train", "validation": "validation", "development": "validation", "test1": "test"}
 
 
@@ -33,6 +35,20 @@ def listing(root: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+def defects(root: Path) -> Iterator[str]:
+    """The misspelt table, unknown speakers, parts that are not read, and the stereo file."""
+    table = sorted(root.glob(TABLE))[0]
+    if "concensus" in table.name:
+        yield f"the table is spelt {table.name}, as in older releases"
+    rows = list(listing(root))
+    if nobody := sum(row["speaker"].lower() == "unknown" for row in rows):
+        yield f"{nobody} recording(s) of unknown speakers: they train, and are in no validation or test set"
+    if parts := Counter(row["split"] for row in rows if row["split"] not in PARTS.values()):
+        yield "not read: " + ", ".join(f"{count} of {part}" for part, count in sorted(parts.items()))
+    if any(Path(row["audio"]).stem == STEREO for row in rows):
+        yield f"{STEREO} is stereo at 44.1 kHz in release 1.8; it is averaged and resampled"
+
+
 GRAMMAR = Grammar(
     info=CorpusInfo(
         name="msp-podcast",
@@ -50,6 +66,7 @@ GRAMMAR = Grammar(
             {"split": "train|validation|test"},
         ),
     },
+    defects=defects,
     protocol="the given partitions (protocol given)",
 )
 ENTRY = GRAMMAR.entry()

@@ -20,7 +20,7 @@ from .corpus import Corpus, CorpusInfo, SpeechAudio
 
 _LOOKED_AT = 60  # recordings by which a folder is recognised
 _SHOWN = 3  # names in a message
-_COLUMNS = ("session", "split", "intensity", "transcript")  # what is told of a recording and becomes a column
+_COLUMNS = ("session", "dialog", "split", "intensity", "transcript")  # what is told of a recording and becomes a column
 _TARGETS = ("valence", "arousal", "dominance")
 
 
@@ -40,8 +40,10 @@ class Subset:
 
     def has(self, told: Mapping[str, Any]) -> bool:
         """Whether a recording of which this is told belongs to it."""
-        return told["label"] in self.labels and all(
-            re.fullmatch(value, told.get(name, "")) for name, value in self.where.items()
+        return (
+            told["label"] in self.labels
+            and not told.get("defect")
+            and all(re.fullmatch(value, told.get(name, "")) for name, value in self.where.items())
         )
 
 
@@ -62,6 +64,11 @@ class Grammar:
         rate: Published sampling rate in Hz; 0 if it is not known.
         sex_of: Tells the sex from what the pattern found.
         sexes: Tells the sex of each speaker from what lies in a folder.
+        suffixes: How the names of its recordings end.
+        defect: Tells from what the pattern found why a recording is not read; empty: it is.
+        relabel: Tells other labels of the recordings from what lies in a folder, for the subset whose name it is
+            given: from the name of a recording to a code and other columns. What it does not name is left out.
+        defects: Looks for what is known to be wrong with the corpus, in a folder, and tells it in sentences.
         protocol: How it is usually divided into folds.
     """
 
@@ -75,6 +82,10 @@ class Grammar:
     published: Mapping[str, int] = field(default_factory=dict)
     sex_of: Callable[[Mapping[str, str]], str] | None = None
     sexes: Callable[[Path], Mapping[str, str]] | None = None
+    suffixes: tuple[str, ...] = (".wav",)
+    defect: Callable[[Mapping[str, str]], str] | None = None
+    relabel: Callable[[Path, str], Mapping[str, Mapping[str, Any]] | None] | None = None
+    defects: Callable[[Path], Iterable[str]] | None = None
     protocol: str = "leave one speaker out"
 
     def entry(self) -> Corpus:
@@ -95,7 +106,7 @@ class Grammar:
             for row in self.listing(root) if self.lists(root) else ():
                 yield Path(row["audio"]), row
         else:
-            for path in _recordings(root):
+            for path in _recordings(root, self.suffixes):
                 yield path, self.parse(path, root)
 
     def lists(self, root: Path) -> bool:
@@ -104,11 +115,13 @@ class Grammar:
 
     def parse(self, path: Path, root: Path) -> dict[str, str] | None:
         """What the path of a recording tells; `None` if it is not named as in this corpus."""
-        match = re.search(rf"(?:^|/)(?:{self.pattern})\.wav$", path.relative_to(root).as_posix(), re.IGNORECASE)
+        ends = "|".join(map(re.escape, self.suffixes))
+        match = re.search(rf"(?:^|/)(?:{self.pattern})(?:{ends})$", path.relative_to(root).as_posix(), re.IGNORECASE)
         if match is None:
             return None
         found = {name: value for name, value in match.groupdict().items() if value is not None}
-        return {**found, "label": found["label"].lower(), "speaker": found["speaker"].lower()}
+        told = {**found, "label": found["label"].lower(), "speaker": found["speaker"].lower()}
+        return {**told, "defect": self.defect(told)} if self.defect else told
 
     @property
     def what(self) -> str:
@@ -124,7 +137,7 @@ def is_here(grammar: Grammar, root: Path) -> bool:
     """Whether a folder has the corpus's table, or nearly all of its first recordings are named as in the corpus."""
     if grammar.listing is not None:
         return grammar.lists(root)
-    looked_at = list(itertools.islice(_recordings(root), _LOOKED_AT))
+    looked_at = list(itertools.islice(_recordings(root, grammar.suffixes), _LOOKED_AT))
     return sum(grammar.parse(path, root) is not None for path in looked_at) > 0.8 * len(looked_at)
 
 
@@ -136,9 +149,10 @@ def read_names(root: str | Path, *, grammar: Grammar, subset: str | None = None)
         ValueError: If two recordings of one name are in different folders.
     """
     root, chosen = Path(root).expanduser().absolute(), grammar.subset(subset)
+    other = grammar.relabel(root, subset) if grammar.relabel and subset else None
     rows: list[dict[str, Any]] = [
-        {**told, "audio": str(path), "utterance": path.stem}
-        for path, told in grammar.told(root)
+        {"utterance": path.stem, **told, "audio": str(path)}
+        for path, told in _relabelled(grammar.told(root), other)
         if told and chosen.has(told)
     ]
     if not rows:
@@ -149,11 +163,24 @@ def read_names(root: str | Path, *, grammar: Grammar, subset: str | None = None)
         rows = [{**row, "sex": sexes.get(row["speaker"], "")} for row in rows]
     if len({row["utterance"] for row in rows}) < len(rows):
         rows = [{**row, "utterance": f"{Path(row['audio']).parent.name}/{row['utterance']}"} for row in rows]
+    if len({row["utterance"] for row in rows}) < len(rows):
+        rows = [{**row, "utterance": Path(row["audio"]).relative_to(root).with_suffix("").as_posix()} for row in rows]
     rows.sort(key=lambda row: (row["speaker"], row["utterance"]))
     twice = [name for name, count in Counter(row["utterance"] for row in rows).items() if count > 1]
     if twice:
         raise ValueError(f"{root} must hold each recording once, has {len(twice)} twice: {', '.join(twice[:_SHOWN])}")
     return _dataset(rows, grammar, chosen)
+
+
+def _relabelled(
+    told: Iterable[tuple[Path, dict[str, Any] | None]], other: Mapping[str, Mapping[str, Any]] | None
+) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+    """What is told of each recording, with other labels where there are any; what has none is told nothing of."""
+    for path, row in told:
+        if other is None or row is None:
+            yield path, row
+        elif path.stem in other:
+            yield path, {**row, **other[path.stem]}
 
 
 def _dataset(rows: list[dict[str, Any]], grammar: Grammar, subset: Subset) -> Dataset:
@@ -168,6 +195,8 @@ def _dataset(rows: list[dict[str, Any]], grammar: Grammar, subset: Subset) -> Da
     for name in ("utterance", "speaker", "sex", *_COLUMNS):
         if all(name in row for row in rows):
             columns[name], features[name] = [row[name] for row in rows], Value("string")
+    if all("votes" in row for row in rows):
+        columns["votes"], features["votes"] = [row["votes"] for row in rows], Value("string")
     for name in _TARGETS:
         if all(name in row for row in rows):
             columns[name], features[name] = [row[name] for row in rows], Value("float64")
@@ -187,6 +216,8 @@ def check_names(root: str | Path, *, grammar: Grammar) -> CorpusReport:
     for path, told in grammar.told(root):
         if told is None:
             report.passed_over[f"recordings of other names, such as {path.relative_to(root)}"] += 1
+        elif told.get("defect"):
+            report.passed_over[told["defect"]] += 1
         elif not chosen.has(told):
             report.skipped[told["label"]] += 1
         else:
@@ -200,6 +231,7 @@ def check_names(root: str | Path, *, grammar: Grammar) -> CorpusReport:
     if grammar.rate and (other := [name for name, path in used.items() if _rate(path) not in (None, grammar.rate)]):
         shown = ", ".join(other[:_SHOWN]) + (", ..." if len(other) > _SHOWN else "")
         report.notes.append(f"{len(other)} recording(s) are not at the published {grammar.rate} Hz: {shown}")
+    report.notes += grammar.defects(root) if grammar.defects else []
     found = report.counts[""]
     if not grammar.total:
         report.notes.append("the published counts are not known")
@@ -238,10 +270,10 @@ def _rate(path: Path) -> int | None:
         return None
 
 
-def _recordings(root: Path) -> Iterator[Path]:
-    """The wav files below a folder, sorted within each; those that a Mac leaves beside them are not read."""
+def _recordings(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files with these suffixes below a folder, sorted within each, but for those that a Mac leaves beside them."""
     for folder, folders, files in os.walk(root):
         folders.sort()
         for name in sorted(files):
-            if name.lower().endswith(".wav") and not name.startswith("._"):
+            if name.lower().endswith(suffixes) and not name.startswith("._"):
                 yield Path(folder, name)

@@ -1,7 +1,23 @@
 """TESS: two women, seven emotions, names such as `OAF_lid_fear.wav`; folders vary in case and are not read."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import soundfile as sf
+
 from .corpus import CorpusInfo
 from .names import Grammar, Subset
+
+
+def defects(root: Path) -> Iterator[str]:
+    """The one file at 96 kHz."""
+    for path in sorted(root.glob("**/[!.]*.wav")):
+        try:
+            if sf.info(path).samplerate == 96000:
+                yield f"{path.stem} is at 96 kHz, the one such file of the published corpus; it is resampled"
+        except (sf.LibsndfileError, OSError):
+            continue  # told as what cannot be read
+
 
 LABELS = {name: name for name in ("angry", "disgust", "fear", "happy", "neutral", "sad")} | {"ps": "surprise"}
 GRAMMAR = Grammar(
@@ -18,6 +34,7 @@ GRAMMAR = Grammar(
     published=dict.fromkeys(LABELS, 400),
     total=2800,
     rate=24414,
+    defects=defects,
     sex_of=lambda row: "female",
     protocol="leave one speaker out (two folds)",
 )

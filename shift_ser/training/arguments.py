@@ -220,6 +220,7 @@ class RunArguments(TrainingArguments):
     validation: str | None = _option(f"who selects the epoch, one of {VALIDATIONS}; default: as fold_unit's")
     num_folds: int = _option("speaker_groups: number of groups", 5)
     allow_shared_speakers: bool = _option("given: take a division that has a speaker in two parts, and say so", False)
+    fold_lists: str | None = _option("emobox: folder of the corpus's lists, with fold_1, fold_2, ... in it")
     refit: bool = _option("after validation train anew, on the validation set as well, to the selected epoch", False)
     final: bool = _option(
         "after all folds, train the model to ship: on all utterances, for the median of the selected epochs",

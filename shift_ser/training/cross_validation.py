@@ -64,7 +64,7 @@ from .final import FinalRun
 from .fold import FoldRun
 from .fold_plan import FoldPlan, check_plan, shared_sentences
 from .options import settings_words
-from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds
+from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds, usual_protocol
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
 
@@ -116,7 +116,7 @@ class CrossValidation:
         self._choose_units()
         self.plans = plan_folds(
             self.corpus.dataset,
-            protocol=run_args.protocol,
+            protocol=self.run_args.protocol,
             **{field.name: getattr(self.run_args, field.name) for field in fields(PlanOptions)},
         )
         known = [plan.fold for plan in self.plans]
@@ -129,6 +129,14 @@ class CrossValidation:
     def _choose_units(self) -> None:
         """Settle by the corpus who tests and who selects, where nobody said it, and tell."""
         said = {name: getattr(self.run_args, name) for name in ("fold_unit", "validation")}
+        protocol = usual_protocol(self.corpus.dataset, protocol=self.run_args.protocol, **said)
+        if protocol != self.run_args.protocol:
+            count = len(set(self.corpus.dataset["speaker"]))
+            logger.info(
+                "protocol %s: %s has %d speakers, who are divided into %d groups; --fold_unit speaker makes a fold for"
+                " each speaker", protocol, self.corpus.info.title, count, self.run_args.num_folds,
+            )  # fmt: skip
+            self.run_args.protocol = protocol
         chosen = chosen_units(self.corpus.dataset, protocol=self.run_args.protocol, **said)
         for name, value in chosen.items():
             setattr(self.run_args, name, value)

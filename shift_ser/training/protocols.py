@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from .fold_lists import read_fold_lists
 from .fold_plan import PARTS, RANDOM, SHARED, Columns, FoldPlan, Row, check_plan, left_out, read_rows
 
 FOLD_UNITS = ("session", "speaker")
@@ -28,6 +29,7 @@ class PlanOptions:
         seed: Draws a random validation set.
         num_folds: Number of speaker groups.
         allow_shared_speakers: Whether a given split may have a speaker or dialog in two parts.
+        fold_lists: Folder of fold lists in EmoBox's form.
     """
 
     fold_unit: str | None = None
@@ -35,6 +37,7 @@ class PlanOptions:
     seed: int = 0
     num_folds: int = 5
     allow_shared_speakers: bool = False
+    fold_lists: str | None = None
 
 
 def plan_folds(
@@ -46,6 +49,7 @@ def plan_folds(
     seed: int = 0,
     num_folds: int = 5,
     allow_shared_speakers: bool = False,
+    fold_lists: str | None = None,
 ) -> list[FoldPlan]:
     """The folds of a protocol, in ascending order.
 
@@ -67,6 +71,7 @@ def plan_folds(
         num_folds: Number of speaker groups.
         allow_shared_speakers: With protocol `"given"`: take a split that has speakers or dialogs in two parts, and say
             so in the name of the test group.
+        fold_lists: With protocol `"emobox"`: the folder of a corpus's fold lists, `fold_1`, `fold_2`, ... in it.
 
     Returns:
         One checked plan for each fold (see `check_plan`).
@@ -84,7 +89,9 @@ def plan_folds(
         (('a', 'b'), ('c',), ('d',))
     """
     units = chosen_units(dataset, protocol=protocol, fold_unit=fold_unit, validation=validation)
-    options = PlanOptions(**units, seed=seed, num_folds=num_folds, allow_shared_speakers=allow_shared_speakers)
+    options = PlanOptions(
+        **units, seed=seed, num_folds=num_folds, allow_shared_speakers=allow_shared_speakers, fold_lists=fold_lists
+    )
     rows = read_rows(dataset)
     entry = _check_options(protocol, options, usual=chosen_units(dataset, protocol=protocol))
     columns = {name: [getattr(row, name) for row in rows] for name in Row._fields}
@@ -123,6 +130,32 @@ def chosen_units(
     unit = "session" if has_sessions else "speaker"
     grouped = protocol in PROTOCOLS and "fold_unit" not in PROTOCOLS[protocol].reads
     return {"fold_unit": fold_unit or unit, "validation": validation or ("session" if grouped else unit)}
+
+
+MANY_SPEAKERS = 12  # more of them are divided into groups, unless a protocol or who tests is asked for
+
+
+def usual_protocol(
+    dataset: Columns, *, protocol: str, fold_unit: str | None = None, validation: str | None = None
+) -> str:
+    """The protocol of a run: with many speakers and no sessions, groups of speakers in place of one fold for each.
+
+    Args:
+        dataset: Columns as in `plan_folds`.
+        protocol: What was said, or the default.
+        fold_unit: What was said; `"speaker"` keeps a fold for each speaker.
+        validation: What was said.
+
+    Example:
+        >>> names = [f"speaker {number}" for number in range(40)]
+        >>> usual_protocol({"utterance": names, "speaker": names}, protocol="test_blind")
+        'speaker_groups'
+    """
+    if protocol != "test_blind" or fold_unit or validation:
+        return protocol
+    rows = read_rows(dataset)
+    many = len({row.speaker for row in rows if row.has_speaker}) > MANY_SPEAKERS
+    return "speaker_groups" if many and all(row.session is None for row in rows) else protocol
 
 
 def _check_options(protocol: str, options: PlanOptions, *, usual: Mapping[str, str]) -> "FoldProtocol":
@@ -205,12 +238,27 @@ def _given_split(rows: list[Row], options: PlanOptions) -> FoldPlan:
     return _marked(plan, rows) if options.allow_shared_speakers else plan
 
 
+def listed_folds(rows: list[Row], options: PlanOptions) -> Iterator[FoldPlan]:
+    """The folds of EmoBox's lists, a random fifth of each training list selects; shared speakers are marked."""
+    if options.fold_lists is None:
+        raise ValueError("protocol 'emobox' needs fold_lists, the folder of a corpus's fold_1, fold_2, ..., got None")
+    for fold, parts in read_fold_lists(options.fold_lists, [row.utterance for row in rows]).items():
+        train, test = ([row for row in rows if row.utterance in parts[part]] for part in ("train", "test"))
+        chosen, train = _select_random(train, fold=fold, seed=options.seed)
+        test = [row for row in test if row.has_speaker]
+        names = (tuple(row.utterance for row in part) for part in (train, chosen, test))
+        plan = FoldPlan(fold, f"EmoBox fold {fold}", f"{RANDOM} 20 %, seed {options.seed}", *names)
+        yield _marked(plan, rows) if options.allow_shared_speakers else plan
+
+
 def _marked(plan: FoldPlan, rows: Iterable[Row]) -> FoldPlan:
     """The plan, with a note in the name of its test group if a speaker or dialog really is in two parts."""
     of = {row.utterance: row for row in rows}
     met = [{getattr(of[name], kind) for name in getattr(plan, part)} - {None}
            for kind in ("speaker", "dialog") for part in PARTS]  # fmt: skip
-    shared = any(first & second for parts in (met[:3], met[3:]) for first, second in itertools.combinations(parts, 2))
+    by_design = (plan.validation_group or "").startswith(RANDOM)  # it shares with train, which its name says
+    pairs = [pair for pair in itertools.combinations(range(3), 2) if not (by_design and pair == (0, 1))]
+    shared = any(parts[first] & parts[second] for parts in (met[:3], met[3:]) for first, second in pairs)
     return replace(plan, test_group=plan.test_group + SHARED) if shared else plan
 
 
@@ -399,6 +447,16 @@ def _given_text(settings: Mapping[str, Any]) -> str:
     return f"*The corpus's own division.* In each fold the given part tests, {told} {apart}{_ORACLE}"
 
 
+def _emobox_text(settings: Mapping[str, Any]) -> str:
+    told = _selected(settings, "a random fifth of the training list (of speakers that train as well) selects the epoch")
+    apart = (
+        "**Speakers of the test list may be in training: the test group says where they are.** It is"
+        if settings.get("allow_shared_speakers")
+        else _APART
+    )
+    return f"*The published fold lists of EmoBox, for comparison.* The test list tests, {told} {apart}{_ORACLE}"
+
+
 PROTOCOLS = {
     entry.name: entry
     for entry in (
@@ -414,6 +472,10 @@ PROTOCOLS = {
             "speaker_groups", "leave one of num_folds groups of speakers out, the next one selects",
             leave_speaker_group_out, selects=True, reads=("validation", "num_folds"),
             title="leave one of {num_folds} speaker groups out", text=_groups_text,
+        ),
+        FoldProtocol(
+            "emobox", "the published fold lists of EmoBox, for comparison", listed_folds, selects=True,
+            reads=("allow_shared_speakers", "fold_lists"), title="EmoBox's fold lists", text=_emobox_text,
         ),
         FoldProtocol(
             "given", "the dataset's own column fold, or split", given_parts, selects=True,

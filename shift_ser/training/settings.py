@@ -49,7 +49,10 @@ EXCEPTIONS = {
     ),
 }  # fmt: skip
 # Part of the settings for whoever reads them, but two runs that differ in them may be the same.
-NOT_COMPARED = {"encoder": "the fingerprint of its weights stands for it: its folder may be named in several ways"}
+NOT_COMPARED = {
+    "encoder": "the fingerprint of its weights stands for it: its folder may be named in several ways",
+    "fold_lists": "the hashes of the plans stand for them",
+}
 
 
 def result_settings(model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments) -> dict[str, Any]:

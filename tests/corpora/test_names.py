@@ -76,6 +76,13 @@ LAYOUTS = {
         "sadness/s11 (12).wav": ("sadness", "12"),
         "fear/f01 (1).wav": ("fear", "1"),
     },
+    "enterface": {
+        "subject 1/anger/sentence 1/s1_an_1.wav": ("anger", "1"),
+        "subject 11/fear/sentence 2/s12_fe_2.wav": ("fear", "11"),
+        "subject 12/fear/sentence 2/s12_fe_2.wav": ("fear", "12"),
+        "subject 16/surprise/sentence 3/s16_su_3avi.wav": ("surprise", "16"),
+        "subject 3/happiness/sentence 5/s_3_ha_5.wav": ("happiness", "3"),
+    },
     "jl-corpus": {
         "male2_concerned_6b_1.wav": ("concerned", "male2"),
         "female1_happy_1a_2.wav": ("happy", "female1"),
@@ -132,7 +139,7 @@ def tree(tmp_path):
 
 
 def test_every_reader_of_names_has_a_layout():
-    assert {*LAYOUTS, *TABLES, "iemocap", "synthetic"} == set(CORPORA)
+    assert {*LAYOUTS, *TABLES, "meld", "iemocap", "synthetic"} == set(CORPORA)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
