@@ -5,19 +5,36 @@ imported when it is first asked for.
 """
 
 import importlib
-from typing import Any
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from .extras import missing_module
 
-from .model.configuration_shift_ser import ShiftConfig, __version__
-from .model.feature_extraction_shift_ser import ShiftFeatureExtractor
-from .model.modeling_shift_ser import ShiftForSequenceClassification, ShiftModel
-from .model.pipeline_shift_ser import ShiftAudioClassificationPipeline, register_pipeline
-from .model.speech_input import read_audio
-from .model.temporal_shift import TemporalShift, temporal_shift
+if TYPE_CHECKING:
+    from .model.configuration_shift_ser import ShiftConfig as ShiftConfig
+    from .model.configuration_shift_ser import __version__ as __version__
+    from .model.feature_extraction_shift_ser import ShiftFeatureExtractor as ShiftFeatureExtractor
+    from .model.modeling_shift_ser import ShiftForSequenceClassification as ShiftForSequenceClassification
+    from .model.modeling_shift_ser import ShiftModel as ShiftModel
+    from .model.pipeline_shift_ser import ShiftAudioClassificationPipeline as ShiftAudioClassificationPipeline
+    from .model.speech_input import read_audio as read_audio
+    from .model.temporal_shift import TemporalShift as TemporalShift
+    from .model.temporal_shift import temporal_shift as temporal_shift
 
-# Public names that are imported when they are first asked for, each with the module that holds it.
-_LAZY = {
+# Public names, which are imported when they are first asked for, each with the module that holds it.
+_MODEL = {
+    "ShiftAudioClassificationPipeline": "model.pipeline_shift_ser",
+    "ShiftConfig": "model.configuration_shift_ser",
+    "ShiftFeatureExtractor": "model.feature_extraction_shift_ser",
+    "ShiftForSequenceClassification": "model.modeling_shift_ser",
+    "ShiftModel": "model.modeling_shift_ser",
+    "TemporalShift": "model.temporal_shift",
+    "__version__": "model.configuration_shift_ser",
+    "read_audio": "model.speech_input",
+    "temporal_shift": "model.temporal_shift",
+}
+_OTHERS = {
     "CORPORA": "corpora",
     "DataCollatorForShift": "training.batching",
     "Predictions": "evaluation.predictions",
@@ -32,38 +49,23 @@ _LAZY = {
     "push_to_hub": "hub.push",
 }
 
-__all__ = [
-    "ShiftAudioClassificationPipeline",
-    "ShiftConfig",
-    "ShiftFeatureExtractor",
-    "ShiftForSequenceClassification",
-    "ShiftModel",
-    "TemporalShift",
-    "__version__",
-    "read_audio",
-    "temporal_shift",
-    *_LAZY,
-]
+__all__ = [*_MODEL, *_OTHERS]
 
 
 def __getattr__(name: str) -> Any:
     """The public name that is not imported yet (PEP 562)."""
-    if name not in _LAZY:
+    module = {**_MODEL, **_OTHERS}.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    try:
+        return getattr(importlib.import_module(f".{module}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name}: {missing_module(error.name)}", name=error.name) from error
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *__all__})
 
 
-AutoConfig.register(ShiftConfig.model_type, ShiftConfig, exist_ok=True)
-AutoFeatureExtractor.register(ShiftConfig, ShiftFeatureExtractor, exist_ok=True)
-AutoModel.register(ShiftConfig, ShiftModel, exist_ok=True)
-AutoModelForAudioClassification.register(ShiftConfig, ShiftForSequenceClassification, exist_ok=True)
-register_pipeline()
-# What is saved takes its code along, for `trust_remote_code=True` where this package is not installed.
-ShiftConfig.register_for_auto_class(AutoConfig)
-ShiftFeatureExtractor.register_for_auto_class(AutoFeatureExtractor)
-ShiftModel.register_for_auto_class(AutoModel)
-ShiftForSequenceClassification.register_for_auto_class(AutoModelForAudioClassification)
+if Path((sys.argv or [""])[0]).stem != "shift-ser":  # a command imports what it needs; its help needs no torch
+    from . import model as model

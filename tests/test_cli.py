@@ -172,3 +172,17 @@ def test_python_m_and_the_example_are_the_same_command(tmp_path):
         assert done.returncode == 2 and done.stderr.endswith("did you mean 'demo'?\n")
     listed = CliRunner().invoke(cli, ["train", "nothing_like_it"]).stderr
     assert all(name in listed for name in recipe_names())
+
+
+def test_accelerate_that_starts_one_process_of_two_is_told(encoder, small_corpus, tmp_path):
+    """Without an accelerator it does so silently; the launch that is told is one that the tests of processes start."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--mixed_precision", "no"]
+    words = ["train", "demo", "--encoder", encoder, "--corpus", tmp_path / "none", "--use_cpu", "true"]
+    done = subprocess.run(
+        [*map(str, [*launch, "-m", "shift_ser.cli", *words])], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HOME": str(tmp_path)},
+    )  # fmt: skip
+    told = [line for line in done.stderr.splitlines() if line.startswith("accelerate launch was told")]
+    assert len(told) == 1, done.stderr
+    assert "this starts two: accelerate launch --multi_gpu --num_processes 2 -m shift_ser.cli train demo" in told[0]
+    assert "error: corpus must be" in done.stderr and done.returncode != 0

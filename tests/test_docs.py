@@ -1,4 +1,4 @@
-"""README and docs: links lead somewhere, and every code block runs.
+"""README, CONTRIBUTING, docs and model cards: links lead somewhere, and every code block runs.
 
 Python runs as it stands. Lines of the shell run in this process: `shift-ser` and its launches with a tiny encoder and
 few epochs where they train; of studies and of `pip`, `make` and `python` lines only what they name is looked up. What
@@ -30,7 +30,8 @@ from shift_ser.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "examples" / "README.md", ROOT / "benchmarks" / "README.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DEMO_CARD, *CARDS = sorted((ROOT / "model_cards").glob("*.md"), key=lambda card: "demo" not in card.stem)
 TINY = ["--num_train_epochs", "1", "--disable_tqdm", "true"]
 
 
@@ -101,16 +102,20 @@ def smaller(words):
     if words[1] != "train":
         return []
     flags = [*TINY, "--encoder", "encoder", "--cache_dir", "frames", "--seed", "42"]
-    flags += ["--warmup_epochs", "0"] if "schedule:" in find_recipe(words[2]).read_text() else []
+    recipe = "" if words[2].startswith("--") else find_recipe(words[2]).read_text()
+    flags += ["--warmup_epochs", "0"] if "schedule:" in recipe or "--schedule" in words else []
     flags += [] if words[2] == "demo" or {"--folds", "--final"} & set(words) else ["--folds", "1"]
     flags += [] if "--corpus" in words else ["--corpus", "IEMOCAP_full_release"]
     name = "_".join(word for word in words[2:] if word.isidentifier())
     return [*flags, *([] if "--output_dir" in words else ["--output_dir", f"runs/{name}"])]
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # torch's ONNX exporter
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, DEMO_CARD, *(pytest.param(card, marks=pytest.mark.slow) for card in CARDS)],  # each card trains
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_every_block_runs(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(CrossValidation, "_plot", lambda *_, **__: None)  # figures take as long as all the rest
@@ -129,7 +134,7 @@ def test_the_readme_is_short_and_stands_alone():
     assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]+)\)", text)), "broken on a package index"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, DEMO_CARD, *CARDS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert link.startswith("https://") or (page.parent / link).exists(), link

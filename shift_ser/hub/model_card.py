@@ -10,9 +10,11 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..corpora import CORPORA
@@ -25,30 +27,18 @@ from ..model.losses import DIMENSIONS, PROBLEM_TYPES
 from ..training.adapters import AdapterOptions
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
-from .model_card_text import (
-    ACT,
-    ADAPTED,
-    ADAPTERS,
-    ALL_LAYERS,
-    CITATION,
-    COST,
-    DATA,
-    EPOCHS,
-    INTENDED,
-    LAST_LAYERS,
-    LIMITS,
-    MISUSE,
-    NOT_TRAINED,
-    SCENARIOS,
-    SCORED_FOLDS,
-    SPEAKERS_UNKNOWN,
-    USE,
-)
 from .public import public_name, public_results
 
+TEMPLATE = "model_card.md.jinja"
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}
 FOLDERS = {"synthetic": "corpora/demo", "iemocap": DataArguments.corpus}  # where the README has them
 UNITS = {"fold_unit": "session", "validation": "session"}
+EPOCHS = {
+    "last": "last",
+    "selected": "selected on a validation set",
+    "refit": "selected on a validation set, then trained anew on train and validation set",
+}
+SCORED_FOLDS = "models of the folds, each on speakers it never heard; this model saw every speaker"
 PUBLISHED_VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")  # the paper's models; a head of one's own is not one
 
 
@@ -77,20 +67,28 @@ def run_card(
     """
     results = public_results(results)
     settings, corpus = results["settings"], CorpusInfo(**results["corpus"])
+    summary = results["summary"]
     command = training_command(settings, source=FOLDERS.get(corpus.name, results["source"]))
-    command += " \\\n    --final true" if final else ""
+    run = {
+        "final": results["final"] if final else None,
+        "fold": of and {"name": name_of(of, seeds=settings["seeds"] or []), "test_group": of["test_group"]},
+        "why": why,
+        "several_seeds": len(settings["seeds"] or []) > 1,
+        "num_done": summary["folds"],
+        "num_folds": summary["num_folds"],
+        "table": fold_table(results["folds"], num_folds=summary["num_folds"], missing=results["missing"]),
+        "intervals": intervals_text(results),
+        "scores": list(summary["test"]),
+        "figure": None if figure is None else figure or main_figure(results),
+        "shows_classes": main_figure(results) == CONFUSION,
+        "folds": list({result["fold"]: result for result in results["folds"]}.values()),
+        "split_hash": split_hash(results),
+        "command": f"{command} \\\n    --final true" if final else command,
+        "cost": _cost(results),
+        "versions": results["versions"],
+    }
     data = _metadata(settings, corpus=corpus, eval_results=_eval_results(results, final=final))
-    sections = [
-        *_opening(settings, corpus=corpus),
-        _final_weights(results) if final else _weights(results, of=of, why=why),
-        USE.format(model=model),
-        f"## Results\n\n{_scores(results)}",
-        "" if figure is None else f"![{_figure_title(results)}]({figure or main_figure(results)})",
-        f"## Protocol\n\n{protocol_text(settings)}\n\n{_splits(results)}",
-        f"## Training\n\n```bash\n{command}\n```\n\n{_cost(results)}{_versions(results)}",
-        *_closing(corpus),
-    ]
-    return _card(data, sections)
+    return _card(data, settings, corpus=corpus, model=model, run=run)
 
 
 def untrained_card(variant: str, scenario: str) -> str:
@@ -104,14 +102,8 @@ def untrained_card(variant: str, scenario: str) -> str:
     settings |= {name: getattr(RunArguments, name) for name in ("protocol", "refit")} | UNITS
     settings["selection_metric"] = RunArguments.selection_metric
     corpus = CORPORA["iemocap"].info
-    sections = [
-        *_opening(settings, corpus=corpus),
-        NOT_TRAINED.format(recipe=f"{variant}_{scenario}", name=repository_name(settings, corpus=corpus.name)),
-        USE.format(model=f"./runs/{variant}_{scenario}/fold1"),
-        f"## Protocol\n\n{protocol_text(settings)}",
-        *_closing(corpus),
-    ]
-    return _card(_metadata(settings, corpus=corpus, eval_results=None), sections)
+    data = _metadata(settings, corpus=corpus, eval_results=None)
+    return _card(data, settings, corpus=corpus, model=f"./runs/{variant}_{scenario}/fold1", run=None)
 
 
 def write_fold_cards(output_dir: str | Path, results: Mapping[str, Any]) -> None:
@@ -235,137 +227,51 @@ def split_hash(results: Mapping[str, Any]) -> str:
     return hashlib.sha256(" ".join(plans[fold] for fold in sorted(plans, key=int)).encode()).hexdigest()[:16]
 
 
-def _opening(settings: Mapping[str, Any], *, corpus: CorpusInfo) -> list[str]:
-    variant = variants()[settings["variant"]][1]
-    family = repository_name(settings, corpus=corpus.name).split("-")[1]
-    encoder = public_name(settings["encoder"])
-    told = SCENARIOS[settings["scenario"]].format(
-        encoder=encoder, adapted=_adapted(settings), head=variant.title, description=variant.description
-    )
-    speech = corpus.heading or f"for speech emotion recognition ({corpus.title})"
-    note = _outputs_note(settings, corpus)
-    note = note if corpus.speakers_known else f"{note} {SPEAKERS_UNKNOWN}"
-    return [f"# {variant.title} on {family}, {speech}", f"{told}\n\n{note}"]
-
-
-def _outputs_note(settings: Mapping[str, Any], corpus: CorpusInfo) -> str:
-    """What an utterance gets, and what that was learned from."""
-    problem = PROBLEM_TYPES[settings.get("problem_type") or "single_label_classification"]
-    named = ", ".join(settings.get("dimensions") or DIMENSIONS)
-    values = f"a value for each of {named}, on the scale of the corpus"
-    if not problem.classes:
-        start = "**A demonstration, trained on synthetic speech: no people.** " if corpus.synthetic else ""
-        return f"{start}An utterance gets {values} ({corpus.title})."
-    note = (
-        corpus.labels_note or f"An utterance gets one of the labels of the corpus ({corpus.description.rstrip('.')})."
-    )
-    if problem.soft:
-        note += " It was trained on the distribution of the raters' votes."
-    return f"{note} It also gets {values}." if problem.dimensions else note
-
-
-def _figure_title(results: Mapping[str, Any]) -> str:
-    classes = main_figure(results) == CONFUSION
-    return "Confusion matrix of all folds pooled" if classes else "Predicted and true values of all folds pooled"
-
-
-def _adapted(settings: Mapping[str, Any]) -> str:
-    """What of the encoder was trained in fine-tuning."""
-    if kind := settings.get("adapter"):
-        return ADAPTED.format(kind=ADAPTERS[kind], rank=settings["adapter_rank"] or AdapterOptions.rank)
-    count = settings.get("unfreeze_layers")
-    return ALL_LAYERS if count is None else LAST_LAYERS.format(count=count)
-
-
-def _cost(results: Mapping[str, Any]) -> str:
-    """What a fold took; nothing where an older release did not measure it."""
+def _cost(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a fold took; `None` where an older release did not measure it."""
     costs = [fold["cost"] for fold in results["folds"] if "cost" in fold]
     if not costs:
-        return ""
-    return COST.format(
-        trained=costs[0]["trainable_parameters"],
-        parameters=costs[0]["parameters"],
-        seconds=sum(cost["seconds"] for cost in costs) / len(costs),
-        memory=max(cost["peak_memory_mb"] for cost in costs),
-    )
-
-
-def _weights(results: Mapping[str, Any], *, of: Mapping[str, Any] | None, why: str) -> str:
-    """Which of the run's models this is."""
-    seeds = results["settings"]["seeds"] or []
-    if of is None:
-        each = "per fold and seed" if len(seeds) > 1 else "per fold"
-        return f"The run leaves one model {each}; none of them is better by right, and the scores are means over all."
-    row = "no row of the table below (means over seeds)" if len(seeds) > 1 else "only that row of the table below"
-    return (
-        f"**These weights are those of {name_of(of, seeds=seeds)}**{why}. They never heard {of['test_group']}, so {row}"
-        " is about this very model; the means are about the method."
-    )
-
-
-def _final_weights(results: Mapping[str, Any]) -> str:
-    """What the final model was trained on, and of whom the scores are."""
-    final, seeds = results["final"], results["settings"]["seeds"] or []
-    of_folds = ", ".join(map(str, final["of_folds"]))
-    which = f" with seed {final['seed']}" if len(seeds) > 1 else ""
-    chose = "the folds' validation sets selected" if results["folds"][0]["selected_epoch"] else "the folds trained for"
-    temperature = (
-        "" if final["temperature"] is None else " Its temperature is the median of those of the folds' models."
-    )
-    return (
-        f"**These weights saw every speaker**: they were trained{which} on all {final['num_train']} utterances of"
-        f" {final['num_speakers']} speakers, for {final['epochs']} epochs, the median of those that {chose}"
-        f" ({of_folds}).{temperature} **The scores below are of the folds' models, each on speakers it never heard**;"
-        " nobody is left to test these weights on, so they are the best estimate there is."
-    )
-
-
-def _scores(results: Mapping[str, Any]) -> str:
-    summary = results["summary"]
-    table = fold_table(results["folds"], num_folds=summary["num_folds"], missing=results["missing"])
-    notes = []
-    if "ua" in summary["test"]:
-        notes.append("WA is accuracy, UA the mean of the classes' recalls, F1 the mean of their F1.")
-    if "ccc" in summary["test"]:
-        notes.append("CCC is the concordance correlation coefficient, RMSE the root mean square error.")
-    if summary["folds"] < summary["num_folds"]:
-        notes.append(f"Only {summary['folds']} of {summary['num_folds']} folds are done: not yet a result.")
-    notes.append("The columns called oracle chose the epoch on the test set itself; they are not results.")
-    if results["corpus"]["synthetic"]:
-        notes.append("**The speech is synthetic; these scores say nothing about emotion in people.**")
-    return f"{' '.join(notes)}\n\n{table}\n{intervals_text(results)}"
-
-
-def _splits(results: Mapping[str, Any]) -> str:
-    """Who trains, selects and tests in each fold, with the hashes by which a split is known."""
-    lines = ["| fold | trains | selects | tests | split hash |", "| ---: | --- | --- | --- | --- |"]
-    for result in {result["fold"]: result for result in results["folds"]}.values():
-        group, plan = result["validation_group"], f"`{result['plan']}`"
-        select = "nothing" if group is None else f"{group} ({result['num_validation']})"
-        train, test = f"the others ({result['num_train']} utterances)", f"{result['test_group']} ({result['num_test']})"
-        lines.append(f"| {result['fold']} | {train} | {select} | {test} | {plan} |")
-    return "\n".join([*lines, "", f"All folds together: `{split_hash(results)}`."])
-
-
-def _versions(results: Mapping[str, Any]) -> str:
-    return "With " + ", ".join(f"{name} {release}" for name, release in results["versions"].items()) + "."
-
-
-def _closing(corpus: CorpusInfo) -> list[str]:
-    where = f"[{corpus.title}]({corpus.homepage})" if corpus.homepage else corpus.title
-    licence = corpus.license_name or corpus.license or "not stated"
-    texts = {
-        "Data and licence": corpus.data or DATA.format(corpus=where, licence=licence),
-        "Intended use": corpus.intended or INTENDED,
-        "Misuse": f"{corpus.misuse or MISUSE} {ACT}",
-        "Limits": corpus.limits or LIMITS.format(corpus=corpus.title),
+        return None
+    return {
+        "trained": costs[0]["trainable_parameters"],
+        "parameters": costs[0]["parameters"],
+        "seconds": sum(cost["seconds"] for cost in costs) / len(costs),
+        "memory": max(cost["peak_memory_mb"] for cost in costs),
     }
-    return [*(f"## {title}\n\n{text}" for title, text in texts.items()), CITATION]
 
 
-def _card(data: ModelCardData, sections: list[str]) -> str:
-    body = "\n\n".join(section.strip() for section in sections if section)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+def _card(
+    data: ModelCardData,
+    settings: Mapping[str, Any],
+    *,
+    corpus: CorpusInfo,
+    model: str,
+    run: Mapping[str, Any] | None,
+) -> str:
+    """The template with what is known of a model; `run` is `None` of one that nobody has trained."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string((files(__package__) / TEMPLATE).read_text(encoding="utf-8"))
+    repository = repository_name(settings, corpus=corpus.name)
+    body = template.render(
+        head=variants()[settings["variant"]][1],
+        encoder=public_name(settings["encoder"]),
+        family=repository.split("-")[1],
+        frozen=settings["scenario"] == "feature_extraction",
+        adapter=settings.get("adapter"),
+        rank=settings.get("adapter_rank") or AdapterOptions.rank,
+        last_layers=settings.get("unfreeze_layers"),
+        corpus=corpus,
+        problem=PROBLEM_TYPES[settings.get("problem_type") or "single_label_classification"],
+        dimensions=settings.get("dimensions") or DIMENSIONS,
+        model=model,
+        protocol=protocol_text(settings),
+        recipe=f"{settings['variant']}_{settings['scenario']}",
+        repository=repository,
+        source=FOLDERS.get(corpus.name),
+        run=run,
+    )
+    body = re.sub(r"\n{3,}", "\n\n", body)  # what the template leaves out leaves empty lines
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
 def main(argv: list[str] | None = None) -> None:

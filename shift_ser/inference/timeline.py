@@ -13,6 +13,7 @@ from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, like_le
 from .blocks import SpeechBlocks, open_speech
 from .predict import model_classes
 from .speech_regions import VOICE_RATE, GivenRegions, Regions, SpeechRegions, Window
+from .timeline_options import TimelineOptions
 from .turns import Turn, read_turns
 
 _MOST_AHEAD = 256  # windows that wait for a batch, at most
@@ -42,59 +43,6 @@ class Timeline:
     segments: list[dict[str, Any]]
     times: np.ndarray
     scores: np.ndarray
-
-
-@dataclass(frozen=True)
-class TimelineOptions:
-    """How a timeline is made; times are in seconds.
-
-    Attributes:
-        chunk_length_s: Length of the window that the model scores as one clip.
-        step_s: From the start of one window to that of the next, at most `chunk_length_s`.
-        frame_s: Resolution of the timeline. A frame's scores are the mean of those of the windows around it, weighted
-            by how near it is to their middle.
-        voice_activity: Whether silence and noise are left out (Silero VAD, extra `timeline`).
-        onset: Probability of a voice from which on speech begins.
-        offset: Probability below which it ends, at most `onset`.
-        min_silence_s: Shortest pause that parts two stretches of speech.
-        min_speech_s: Shortest stretch of speech that is kept.
-        smoothing_s: Frames' scores are averaged over so long; 0: as they are.
-        min_duration_s: Shortest segment; a shorter one joins the longer of its neighbours, unless silence is around it.
-        batch_seconds: Seconds in a batch with its padding, as for `classify_recordings`.
-    """
-
-    chunk_length_s: float = 4.0
-    step_s: float = 1.0
-    frame_s: float = 0.1
-    voice_activity: bool = True
-    onset: float = 0.5
-    offset: float = 0.35
-    min_silence_s: float = 0.3
-    min_speech_s: float = 0.25
-    smoothing_s: float = 0.0
-    min_duration_s: float = 0.5
-    batch_seconds: float = 15.0
-
-    def __post_init__(self) -> None:
-        """Check what was given.
-
-        Raises:
-            ValueError: If a time is not above 0 (0 does for smoothing and durations), `step_s` is larger than
-                `chunk_length_s`, or `offset` and `onset` are not 0 <= offset <= onset <= 1.
-        """
-        for name in ("chunk_length_s", "step_s", "frame_s", "batch_seconds"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
-        for name in ("min_silence_s", "min_speech_s", "smoothing_s", "min_duration_s"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)}")
-        if self.step_s > self.chunk_length_s:
-            raise ValueError(
-                f"step_s must be at most chunk_length_s ({self.chunk_length_s:g}), or speech between two windows is"
-                f" not heard, got {self.step_s:g}"
-            )
-        if not 0 <= self.offset <= self.onset <= 1:
-            raise ValueError(f"0 <= offset <= onset <= 1 must hold, got offset {self.offset} and onset {self.onset}")
 
 
 def timeline(
