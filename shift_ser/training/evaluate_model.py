@@ -19,7 +19,7 @@ from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .data import SpeechCorpus
 from .fold import FoldRun
-from .fold_plan import FoldPlan
+from .fold_plan import PARTS, FoldPlan
 from .options import settings_words
 from .targets import OTHER
 
@@ -78,7 +78,7 @@ def evaluate_model(
             name=os.fspath(model),
         )
         _, predictions = run.score(saved)
-    if not of_fold:
+    if "fold" not in of_fold:
         predictions = Predictions(predictions.table.drop(columns=["fold", "seed"]))
     known = {} if saved.config.temperature is None else {"temperature": saved.config.temperature}
     return predictions.with_columns(**known)
@@ -120,12 +120,17 @@ def run_words(model: str | os.PathLike, corpus: str) -> list[str]:
 
 
 def plan_of(model: str | os.PathLike) -> FoldPlan | None:
-    """Who trained, selected and tested the model of a fold; `None` of a model that does not lie in a run."""
+    """Who trained, selected and tested the model of a fold; `None` of a model that does not lie in a run.
+
+    The final model of a run, of no fold, was trained on everybody.
+    """
     folder, result = _run_folder(model), _fold_result(model)
     if folder is None or not (folder / PLANS).is_file():
         return None
-    plans = map(FoldPlan.from_dict, read_json(folder / PLANS))
-    return next((plan for plan in plans if plan.hash == result.get("plan")), None)
+    plans = [FoldPlan.from_dict(plan) for plan in read_json(folder / PLANS)]
+    everybody = dict.fromkeys(name for plan in plans for part in PARTS for name in getattr(plan, part))
+    final = FoldPlan(0, "nobody", None, tuple(everybody), (), ())
+    return next((plan for plan in plans if plan.hash == result.get("plan")), final)
 
 
 def _fold_result(model: str | os.PathLike) -> dict[str, Any]:

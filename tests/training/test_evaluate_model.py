@@ -38,6 +38,9 @@ def test_what_a_model_was_trained_on_is_told(fold, corpus, caplog):
         evaluate_model(fold, corpus, seen="yes")
     assert len(evaluate_model(fold, corpus, seen="keep")) == 40
     assert "32 of 40 utterances are scored that the model was trained on" in caplog.text
+    final = shutil.copytree(fold, fold.with_name("final"), ignore=shutil.ignore_patterns("result.json"))
+    with pytest.raises(ValueError, match="trained on or selected by 40 of the 40 utterances"):
+        evaluate_model(final, corpus)
     only = corpus.dataset.filter(lambda row: row["utterance"] in plan_of(fold).train)
     with pytest.raises(ValueError, match="must be keep, since the model was trained on all speakers"):
         evaluate_model(fold, open_corpus(fold, corpus.data_args, dataset=only), seen="leave_out")
