@@ -11,6 +11,8 @@ version = release = shift_ser.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = f"shift_ser {release}"
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings write `name`
