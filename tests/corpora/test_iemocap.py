@@ -105,6 +105,11 @@ def test_every_column_of_an_utterance(release):
         "self_evaluations": [
             rating("F1", ["Other"], comment="tired (or bored)", valence=2.0, arousal=3.0, dominance=1.0)
         ],
+        "votes": [  # of three raters from outside, one of whom named two emotions
+            {"label": "neutral", "share": 1.5 / 3},
+            {"label": "frustrated", "share": 0.5 / 3},
+            {"label": "sad", "share": 1 / 3},
+        ],
     }
 
 
