@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.fft import dct
 from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 from tqdm import tqdm
 from transformers import HubertConfig, HubertModel, get_cosine_schedule_with_warmup, set_seed
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 from transformers.models.hubert.modeling_hubert import _compute_mask_indices
 
 from shift_ser import ShiftFeatureExtractor
 from shift_ser.corpora.synthetic_speech import SAMPLING_RATE, SENTENCES, VOICES, Espeak, draw_expression, say
 from shift_ser.training.batching import DataCollatorForShift
+from shift_ser.training.pretraining import mfcc, stock_extractor
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,6 @@ CONFIG = HubertConfig(
     layerdrop=0.0,
     mask_time_prob=0.08,
 )
-FRAME = 320  # samples between two frames of the encoder
 
 
 def speak(num_utterances: int, *, seed: int) -> list[np.ndarray]:
@@ -88,18 +86,6 @@ def speak(num_utterances: int, *, seed: int) -> list[np.ndarray]:
         text, voice = str(rng.choice(OTHER_SENTENCES)), OTHER_VOICES[index % len(OTHER_VOICES)]
         speech.append(say(espeak, text, voice=voice, expression=draw_expression("xxx", rng=rng), rng=rng))
     return speech
-
-
-def mfcc(speech: np.ndarray) -> np.ndarray:
-    """Thirteen MFCCs with their first and second differences, `(frames, 39)`, one row per encoder frame."""
-    filters = mel_filter_bank(257, 26, 20.0, 7600.0, SAMPLING_RATE, norm="slaney", mel_scale="slaney")
-    options = {"frame_length": 400, "hop_length": FRAME, "fft_length": 512, "power": 2.0, "center": False}
-    mel = spectrogram(
-        speech, window_function(400, "hann"), mel_filters=filters, mel_floor=1e-8, log_mel="log", **options
-    )
-    static = dct(mel.T, axis=1, norm="ortho")[:, :13]
-    first = np.gradient(static, axis=0)
-    return np.concatenate([static, first, np.gradient(first, axis=0)], axis=1)
 
 
 def cluster(features: Sequence[np.ndarray], *, num_units: int, seed: int) -> list[np.ndarray]:
@@ -172,7 +158,7 @@ def main() -> None:
     else:
         model = HubertModel(CONFIG).eval()
     model.save_pretrained(args.output_dir)
-    ShiftFeatureExtractor().save_pretrained(args.output_dir)
+    stock_extractor(do_normalize=True).save_pretrained(args.output_dir)
     logger.info("saved %s, %.2f M parameters", args.output_dir, model.num_parameters() / 1e6)
 
 

@@ -18,6 +18,7 @@ from shift_ser.evaluation.run_folder import read_json
 from shift_ser.recipes import recipe_names
 
 COMMANDS = [
+    "adapt",
     "check",
     "compare",
     "convert",

@@ -99,6 +99,8 @@ def smaller(words):
     """Flags that make a training short, and let it use the tiny encoder."""
     if words[1] == "demo":
         return ["--num_utterances", "40", "--output_dir", "runs/shown", "--folds", "1", *TINY]
+    if words[1] == "adapt":
+        return ["--encoder", "encoder", "--num_units", "5", "--folds", "1", *TINY]
     if words[1] != "train":
         return []
     flags = [*TINY, "--encoder", "encoder", "--cache_dir", "frames", "--seed", "42"]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .evaluate import evaluate
+from .adapt import adapt
 from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
 from .timeline import timeline
 from .training import run_training
@@ -33,6 +34,7 @@ def cli() -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(adapt)
 cli.add_command(timeline)
 
 

@@ -35,6 +35,9 @@ VALIDATION_PREDICTIONS = "validation_predictions.csv"
 ADAPTER = "adapter"  # folder of what `--adapter` trained in the encoder, before it was merged
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"  # folder of its logs, with `--report_to tensorboard`
+# In the folder of adapted encoders
+ADAPTATION_SETTINGS = "adapt.json"  # written first
+ADAPTATION = "adaptation.json"  # in the folder of each fold's encoder, written last: what it has heard
 # In the folder of a study
 CELL = "cell.json"  # in each cell's folder, written last
 STUDY_ROWS = "study.csv"

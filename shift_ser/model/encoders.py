@@ -229,6 +229,7 @@ def encode(
     *,
     output: int | str = "last",
     convolved: bool = False,
+    mask_time_indices: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Frames of an encoder; an utterance's frames are the same alone and in any batch. What is not read is not run.
 
@@ -241,6 +242,7 @@ def encode(
         output: `"last"`: its `last_hidden_state`; a number: that one of its `hidden_states`; `"all"`: all of these;
             `"feature_projection"`: its projected features, before positions and attention; `"convolutions"`.
         convolved: Whether the convolutions have been run before.
+        mask_time_indices: Bool `(batch, time)`: frames that the encoder's learned mask stands for.
 
     Returns:
         Frames `(batch, time, channels)`; of `"all"` `(batch, layers + 1, time, channels)`; of `"convolutions"`
@@ -266,7 +268,8 @@ def encode(
         frames = projected[0] if isinstance(projected, tuple) else projected
         if output == FEATURE_PROJECTION:
             return frames
-        frames = encoder._mask_hidden_states(frames, attention_mask=mask)  # its own SpecAugment, if it has any
+        # its own SpecAugment, if it has any, or the masks that are given
+        frames = encoder._mask_hidden_states(frames, mask_time_indices=mask_time_indices, attention_mask=mask)
     states, last = _transform(encoder, zero_padding(frames, mask), mask, output=output)
     if output == "last":
         return last

@@ -154,7 +154,8 @@ def _encode(plan: StudyPlan, names: Sequence[str]) -> dict[str, str]:
                 run = CrossValidation(*arguments)
                 model = run.fold_runs[0].new_model()
                 if output == "all":
-                    run.corpus.encode(model.shift_ser.encoder.to(run.run_args.device), output=output)
+                    encoder, name = model.shift_ser.encoder.to(run.run_args.device), run.model_args.encoder_of(1)
+                    run.corpus.encode(encoder, output=output, name=name)
                 else:
                     run.fold_runs[0].take_encoder(model)
         except Exception as error:

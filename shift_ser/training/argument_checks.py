@@ -1,7 +1,7 @@
 """What a run refuses before it touches its folder: flags that it would ignore, and numbers out of range."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -92,6 +92,19 @@ def check_ignored(arguments: Any) -> None:
                     f"{name} must be left out with schedule {arguments.schedule!r}, which reads {', '.join(read)};"
                     f" got {_plain(getattr(arguments, name))!r}"
                 )
+
+
+def refuse_said(arguments: Any, names: Collection[str], *, reason: str) -> None:
+    """Refuse options that were said and would be ignored.
+
+    Raises:
+        ValueError: If one of `names` has another value than its default; the message gives the reason.
+    """
+    for option in fields(arguments):
+        if option.name in names and _is_said(arguments, option):
+            raise ValueError(
+                f"{option.name} must be left out: {reason}; got {_plain(getattr(arguments, option.name))!r}"
+            )
 
 
 def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:

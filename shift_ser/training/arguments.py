@@ -66,7 +66,10 @@ NOT_OF_CONFIG = ("encoder", *(f"adapter{name}" for name in ("", "_rank", "_alpha
 
 @dataclass
 class _PretrainedModel:
-    encoder: str = _option("Hub name or folder of the pretrained encoder", "facebook/hubert-base-ls960")
+    encoder: str = _option(
+        "Hub name or folder of the pretrained encoder; {fold} in it stands for the fold's number",
+        "facebook/hubert-base-ls960",
+    )
     variant: str = _option(f"published model: {', '.join(variants())}", "shiftformer")
     scenario: Literal["feature_extraction", "fine_tuning"] = _option(
         "feature_extraction: frozen encoder; fine_tuning: all but its convolutions is trained, or what unfreeze_layers"
@@ -125,8 +128,17 @@ class ModelArguments(_HeadOptions):
 
     @property
     def encoder_path(self) -> str:
-        """What `from_pretrained` loads for `encoder`."""
-        return find_encoder(self.encoder)
+        """What `from_pretrained` loads for `encoder`; of an encoder for each fold the first one's."""
+        return self.encoder_of(1)
+
+    @property
+    def encoder_of_each_fold(self) -> bool:
+        """Whether each fold has an encoder of its own, as `shift-ser adapt` makes them."""
+        return "{fold}" in self.encoder
+
+    def encoder_of(self, fold: int) -> str:
+        """What `from_pretrained` loads for `encoder` in a fold."""
+        return find_encoder(self.encoder.replace("{fold}", str(fold)))
 
     def config_options(self) -> dict[str, Any]:
         """What was said of the configuration, by its own names."""
@@ -320,17 +332,22 @@ class RunArguments(TrainingArguments):
             )
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, RunArguments]:
+def parse_arguments(arguments: Sequence[str], *, first: Any = ModelArguments) -> Any:
     """Read a recipe and flags; flags win.
 
     Args:
         arguments: Command line without the program: a recipe, before or after the flags, and `--flag value ...`.
+        first: Argument class beside those of corpus and run.
+
+    Returns:
+        `ModelArguments` (or `first`), `DataArguments` and `RunArguments`.
 
     Raises:
         ValueError: If there is no such flag or a value is none of its kind; if the recipe is not YAML or not a
             mapping, or has a key that no argument class knows.
         FileNotFoundError: If there is no such recipe.
     """
+<<<<<<< HEAD
     parser, words, rest = _parse((ModelArguments, DataArguments, RunArguments), arguments)
     if len(rest) > 1:
         raise ValueError(f"there must be at most one recipe, got {', '.join(rest)}")
@@ -356,6 +373,9 @@ def parse_data_arguments(arguments: Sequence[str]) -> DataArguments:
 def _parse(kinds: tuple[type, ...], arguments: Sequence[str]) -> tuple["_Parser", list[str], list[str]]:
     """A parser, the words, and those of them that belong to no flag."""
     parser = _Parser(kinds, allow_abbrev=False, add_help=False)
+=======
+    parser = _Parser((first, DataArguments, RunArguments), allow_abbrev=False, add_help=False)
+>>>>>>> b982adb (shift-ser adapt: an encoder's own pretraining goes on with the training sets of a corpus; an encoder for each fold)
     known, words = {action.dest for action in parser._actions}, list(arguments)
     rest = parser.parse_known_args(words)[1]
     for word in rest:

@@ -62,7 +62,7 @@ from .data import SpeechCorpus
 from .feature_cache import encoder_fingerprint
 from .final import FinalRun
 from .fold import FoldRun
-from .fold_plan import FoldPlan, check_plan, shared_sentences
+from .fold_plan import FoldPlan, check_heard, check_plan, shared_sentences
 from .options import settings_words
 from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds, usual_protocol
 from .run_lock import HOLDER, LOCK, run_lock
@@ -156,13 +156,16 @@ class CrossValidation:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Sixteen digits each that change with what is read: all samples, all labels, the encoder's weights."""
-        encoder, _ = load_encoder(self.model_args.encoder_path)
         contents = {
             "samples": sorted(self.corpus.content_hashes.items()),
             "labels": self.corpus.targets.fingerprint,
         }
         hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in contents.items()}
-        return {**hashes, "encoder": encoder_fingerprint(encoder)}
+        paths = {plan.fold: self.model_args.encoder_of(plan.fold) for plan in self.plans}
+        if not self.model_args.encoder_of_each_fold:
+            return {**hashes, "encoder": encoder_fingerprint(load_encoder(self.model_args.encoder_path)[0])}
+        encoders = {fold: encoder_fingerprint(load_encoder(path)[0]) for fold, path in paths.items()}
+        return {**hashes, **{f"encoder of fold {fold}": value for fold, value in encoders.items()}}
 
     def run(self) -> dict[str, Any]:
         """Run, or score again, the folds asked for; folds that are done are kept.
@@ -264,6 +267,7 @@ class CrossValidation:
         """Refuse leaks that names do not show, and tell of sentences that are spoken in several parts."""
         for plan in plans:
             check_plan(plan, self.corpus.dataset, content_hashes=self.corpus.content_hashes)
+            check_heard(self.model_args.encoder_of(plan.fold), plan, self.corpus.content_hashes)
             counts = shared_sentences(plan, self.corpus.dataset)
             logger.info("fold %d: test utterances whose script is in another part: %s", plan.fold, counts)
 
@@ -351,7 +355,7 @@ class CrossValidation:
 
     def baselines(self, *, folds: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Scores of the baselines on the same folds (default: all), see `run_baselines`; of frames only if frozen."""
-        frozen = self.model_args.scenario == "feature_extraction"
+        frozen = self.model_args.scenario == "feature_extraction" and not self.model_args.encoder_of_each_fold
         if frozen and self.corpus.cache is None:  # all folds were done before
             self.fold_runs[0].take_encoder(self.fold_runs[0].new_model())
         plans = [plan for plan in self.plans if folds is None or plan.fold in folds]

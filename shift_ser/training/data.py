@@ -67,6 +67,8 @@ class SpeechCorpus:
         self.cache: FrameCache | None = None
         self._row_of = {utterance: row for row, utterance in enumerate(self.utterances)}
         self._encoder_path = model_args.encoder_path
+        self._of_each_fold = getattr(model_args, "encoder_of_each_fold", False)
+        self._encoded = ""
         self._files = self._file_states()
 
     @cached_property
@@ -81,7 +83,9 @@ class SpeechCorpus:
     def _file_states(self) -> dict[str, tuple[int, int] | None]:
         """Size and time of change of each recording and each file of the encoder; `None` of one that is not there."""
         audio = self.dataset.cast_column("audio", SpeechAudio(decode=False))["audio"]
-        encoder = [str(path) for path in Path(self._encoder_path).rglob("*") if path.is_file()]
+        folder = Path(self._encoder_path)  # of an encoder for each fold: of all of them
+        folder = folder.parent if self._of_each_fold and folder.is_dir() else folder
+        encoder = [str(path) for path in folder.rglob("*") if path.is_file()]
         return {path: _state_of(path) for path in (*audio, *encoder)}
 
     def check_unchanged(self) -> None:
@@ -133,14 +137,16 @@ class SpeechCorpus:
         """Hash of each utterance's samples: equal for recordings that are copies of each other."""
         return {utterance: recording.content_hash for utterance, recording in self.recordings.items()}
 
-    def encode(self, encoder: PreTrainedModel, *, output: int | str) -> None:
+    def encode(self, encoder: PreTrainedModel, *, output: int | str, name: str = "") -> None:
         """Run what is frozen of an encoder over the corpus, once; from then on `examples` are its frames.
 
         Args:
             encoder: The encoder.
             output: What to keep, as in `encode_dataset`.
+            name: Where the encoder came from; the frames of another one are let go.
         """
-        if self.cache is None:
+        if self.cache is None or self._encoded != name:
+            self._encoded = name
             self.cache = encode_dataset(
                 encoder,
                 self.dataset,

@@ -241,7 +241,7 @@ class FoldRun:
                 "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
             )
         model = ShiftForSequenceClassification.from_encoder_pretrained(
-            self.model_args.encoder_path,
+            self.model_args.encoder_of(self.plan.fold),
             **self.model_args.config_options(),
             **self.corpus.targets.names,
         )
@@ -250,12 +250,12 @@ class FoldRun:
 
     def take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
         """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""
-        encoder = model.shift_ser.encoder
+        encoder, name = model.shift_ser.encoder, self.model_args.encoder_of(self.plan.fold)
         if model.config.freeze_encoder:
-            self.corpus.encode(encoder.to(self.run_args.device), output=model.config.encoder_output)
+            self.corpus.encode(encoder.to(self.run_args.device), output=model.config.encoder_output, name=name)
             model.shift_ser.encoder = None
         elif self.corpus.data_args.cache_convolutions:
-            self.corpus.encode(encoder.to(self.run_args.device), output="convolutions")
+            self.corpus.encode(encoder.to(self.run_args.device), output="convolutions", name=name)
         return encoder
 
     def _trainer(

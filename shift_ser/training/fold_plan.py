@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
+from transformers.utils import cached_file
+
+from ..evaluation.run_folder import ADAPTATION, read_json
 from ..model.speech_input import log_once
 
 PARTS = ("train", "validation", "test")
@@ -132,6 +135,31 @@ def check_plan(plan: FoldPlan, dataset: Columns, *, content_hashes: Mapping[str,
                     continue
                 what = f"{kind} {name!r}" if kind != "recording" else f"the recording of {other!r} and {utterance!r}"
                 raise ValueError(f"fold {plan.fold}: {what} is in both {there} and {part}")
+
+
+def check_heard(encoder: str, plan: FoldPlan, content_hashes: Mapping[str, str]) -> None:
+    """Refuse an adapted encoder (`shift-ser adapt`) that has heard what it is to be evaluated on.
+
+    Args:
+        encoder: Hub name or folder of an encoder; one that was not adapted has no `adaptation.json` and passes.
+        plan: The fold.
+        content_hashes: Hash of the samples of each utterance.
+
+    Raises:
+        ValueError: If a recording of the validation or test set is among those that it has heard.
+    """
+    options = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    record = cached_file(encoder, ADAPTATION, **options)
+    if record is None:
+        return
+    heard = set(read_json(record)["heard"])
+    for part in ("validation", "test"):
+        for utterance in getattr(plan, part):
+            if content_hashes[utterance] in heard:
+                raise ValueError(
+                    f"fold {plan.fold}: the encoder must not have heard the {part} set, but {encoder!r} was adapted"
+                    f" on {utterance!r}; adapt one for each fold and name it with {{fold}}"
+                )
 
 
 def shared_sentences(plan: FoldPlan, dataset: Columns) -> dict[str, int]:

@@ -57,9 +57,14 @@ NOT_COMPARED = {
 
 def result_settings(model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments) -> dict[str, Any]:
     """All arguments that the results depend on, as JSON knows them."""
+    return argument_settings(model_args, data_args, run_args)
+
+
+def argument_settings(*several: Any) -> dict[str, Any]:
+    """The fields of argument classes that results depend on, as JSON knows them."""
     return {
         field.name: _plain(getattr(arguments, field.name))
-        for arguments in (model_args, data_args, run_args)
+        for arguments in several
         for field in fields(arguments)
         if field.name not in EXCEPTIONS
     }
