@@ -17,9 +17,9 @@ _CARD = """---
 # {name}, adapted to {corpus}, fold {fold}
 
 `{encoder}` after {steps} more steps of pretraining ({objective}) on {utterances} utterances ({hours} h) of {corpus},
-without their labels: the
-training set of fold {fold}, plan `{plan}`.
-It has heard nothing of that fold's validation and test sets; `{file}` holds a hash of each recording that it has heard, and `shift-ser train` refuses to evaluate it on one of them.
+without their labels: the training set of fold {fold}, plan `{plan}`. It has heard nothing of that fold's
+validation and test sets; `{file}` holds a hash of each recording that it has heard, and `shift-ser train` refuses to
+evaluate it on one of them.
 
 Loss on the validation set, same masks: {before} before, {after} after. It says how well masked frames are told, nothing
 about emotion.

@@ -347,8 +347,7 @@ def parse_arguments(arguments: Sequence[str], *, first: Any = ModelArguments) ->
             mapping, or has a key that no argument class knows.
         FileNotFoundError: If there is no such recipe.
     """
-<<<<<<< HEAD
-    parser, words, rest = _parse((ModelArguments, DataArguments, RunArguments), arguments)
+    parser, words, rest = _parse((first, DataArguments, RunArguments), arguments)
     if len(rest) > 1:
         raise ValueError(f"there must be at most one recipe, got {', '.join(rest)}")
     if rest:
@@ -373,9 +372,6 @@ def parse_data_arguments(arguments: Sequence[str]) -> DataArguments:
 def _parse(kinds: tuple[type, ...], arguments: Sequence[str]) -> tuple["_Parser", list[str], list[str]]:
     """A parser, the words, and those of them that belong to no flag."""
     parser = _Parser(kinds, allow_abbrev=False, add_help=False)
-=======
-    parser = _Parser((first, DataArguments, RunArguments), allow_abbrev=False, add_help=False)
->>>>>>> b982adb (shift-ser adapt: an encoder's own pretraining goes on with the training sets of a corpus; an encoder for each fold)
     known, words = {action.dest for action in parser._actions}, list(arguments)
     rest = parser.parse_known_args(words)[1]
     for word in rest:

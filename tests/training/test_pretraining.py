@@ -173,7 +173,5 @@ def test_what_is_refused(words, tmp_path, more, told):
 
 
 def test_a_folder_holds_one_adaptation(words, adapted):
-    with pytest.raises(
-        ValueError, match="output_dir must hold no other adaptation.*mask_length is 10 there and 3 here"
-    ):
+    with pytest.raises(ValueError, match="mask_length is 10 there and 3 here"):
         adapt(*arguments(words, adapted, "--folds", "1", "--mask_length", "3"))
