@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from .evaluate import evaluate
 from .adapt import adapt
+from .evaluate import evaluate
 from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
 from .timeline import timeline
 from .training import run_training
