@@ -130,6 +130,10 @@ def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
             "cache_convolutions must be left out with scenario 'feature_extraction', which keeps the frames of the"
             " whole encoder; got True"
         )
+    if run_args.final and model_args.encoder_of_each_fold:
+        raise ValueError(
+            f"final must be false with an encoder for each fold, got True with encoder {model_args.encoder!r}"
+        )
 
 
 def check_trackers(report_to: Any) -> None:

@@ -9,6 +9,7 @@ from conftest import command_line, tiny_encoder_config
 from safetensors.torch import load_file
 from transformers import AutoFeatureExtractor, AutoModel, TrainerCallback, Wav2Vec2FeatureExtractor
 
+from shift_ser import ShiftForSequenceClassification
 from shift_ser.corpora import load_corpus
 from shift_ser.evaluation.run_folder import ADAPTATION, CHECKPOINTS
 from shift_ser.training.arguments import parse_arguments
@@ -126,9 +127,12 @@ def test_an_encoder_for_each_fold_and_one_that_has_heard_the_test_set(adapted, s
     ran = command_line("train", "--encoder", each, *same, "--folds", "1", "2", "--output_dir", tmp_path / "run")
     assert ran.exit_code == 0, ran.output
     for fold in (1, 2):
-        saved = load_file(tmp_path / "run" / f"fold{fold}" / "model.safetensors")
+        model = ShiftForSequenceClassification.from_pretrained(tmp_path / "run" / f"fold{fold}")
+        saved = model.shift_ser.encoder.state_dict()
         used = load_file(adapted / f"fold{fold}" / "model.safetensors")
-        assert all(torch.equal(saved[f"shift_ser.encoder.{name}"], used[name]) for name in used)
+        assert all(torch.equal(saved[name], used[name]) for name in used)
+    told = command_line("train", "--encoder", each, *same, "--final", "true", "--output_dir", tmp_path / "none")
+    assert told.exit_code == 1 and "final must be false with an encoder for each fold" in told.output
     told = command_line(
         "train", "--encoder", adapted / "fold2", *same, "--folds", "1", "--output_dir", tmp_path / "leak"
     )
