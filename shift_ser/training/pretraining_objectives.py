@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Options of `shift-ser train` that mean nothing here.
 NOT_READ = ("refit", "seeds", "selection_metric", "evaluate_only", "baseline", "cache_dir", "cache_dtype",
-            "encoder_dtype", "cache_convolutions", "push_to_hub", "label_smoothing_factor")  # fmt: skip
+            "encoder_dtype", "cache_convolutions", "push_to_hub", "label_smoothing_factor",
+            "final", "class_weights", "balanced_sampling", "focal_gamma", "other_votes")  # fmt: skip
 _STARTED, _ENDED = 2.0, 0.5  # temperature of the codebooks, as wav2vec 2.0 base was pretrained
 
 
@@ -41,7 +42,9 @@ class AdaptArguments:
     mask_probability: float = _option("share of the frames that are masked, where masks do not overlap", 0.5)
     mask_length: int = _option("frames under one mask", 10)
     train_convolutions: bool = _option("train the convolutions too", False)
-    mask_padding: ClassVar[None] = None
+    mask_padding: ClassVar[None] = None  # what a corpus asks of the arguments of a run
+    problem_type: ClassVar[None] = None
+    dimensions: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range or would be ignored.
