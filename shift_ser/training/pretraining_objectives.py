@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModel, TrainerCallback, Wav2Vec2ForPreTraining
+from transformers import TrainerCallback, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-from ..model.encoders import encode, frame_mask
+from ..model.encoders import encode, frame_mask, input_name, load_encoder
 from ..recipes import find_encoder
 from .arguments import _option
 
@@ -86,7 +86,9 @@ class MaskedUnits(nn.Module):
 
     def __init__(self, args: AdaptArguments) -> None:
         super().__init__()
-        self.args, self.encoder = args, AutoModel.from_pretrained(args.encoder_path)
+        self.args, (self.encoder, _) = args, load_encoder(args.encoder_path)
+        if input_name(self.encoder.config) != "input_values":
+            raise ValueError(f"encoder must read waveforms to be adapted, {args.encoder!r} reads spectrograms")
         if getattr(self.encoder, "masked_spec_embed", None) is None or not self.encoder.config.apply_spec_augment:
             raise ValueError(
                 f"encoder must have a learned mask (mask_time_prob above 0 and apply_spec_augment), {args.encoder!r}"
