@@ -135,7 +135,7 @@ def test_silence_is_no_emotion(browser, address, recordings):
 
 
 def test_two_users_at_once_get_their_own(browser, address, recordings):
-    pages = [open_page(browser.new_context(), address) for _ in range(2)]
+    pages = [open_page(browser, address) for _ in range(2)]  # each in a context of its own
     for page, name in zip(pages, ("dialog.wav", "other.wav"), strict=True):
         listen(page, recordings / name)
     seconds = []
