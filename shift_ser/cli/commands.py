@@ -13,6 +13,7 @@ import click
 from .adapt import adapt
 from .evaluate import evaluate
 from .group import MODEL, RUN, RUN_OR_CSV, Commands, Failed, from_folder_or_hub, hint, quiet
+from .studies import cross, study
 from .timeline import timeline
 from .training import run_training
 
@@ -35,6 +36,8 @@ def cli() -> None:
 
 cli.add_command(evaluate)
 cli.add_command(adapt)
+cli.add_command(study)
+cli.add_command(cross)
 cli.add_command(timeline)
 
 
@@ -209,33 +212,6 @@ def compare(run: str, other: str) -> None:
         click.echo(sentence(comparison, score=score))
     if told := settings_line(comparison):
         click.echo(told)
-
-
-@cli.command()
-@click.argument("name", metavar="STUDY")
-@click.option("--output_dir", help="Folder of the study, in place of the one in its file.")
-@click.option("--jobs", default=1, show_default=True, help="Runs at the same time.")
-def study(name: str, output_dir: str | None, jobs: int) -> None:
-    r"""Run a grid of options and write its tables and figures.
-
-    STUDY is a YAML file with base and grid, or the name of one that ships with the package. The same command goes on
-    where it was stopped; a grid with more values runs only what is new.
-
-    \b
-    Example:  shift-ser study demo_heads --jobs 2
-    """
-    from ..recipes import find_study
-    from ..studies.study import run_study
-
-    try:
-        find_study(name)
-    except FileNotFoundError as error:
-        raise click.UsageError(str(error)) from error
-    quiet()
-    done = run_study(name, output_dir=output_dir, jobs=jobs)
-    click.echo(f"\n{done.summary}\nTables and figures: {done.plan.output_dir}")
-    if done.failed:
-        raise Failed(f"{len(done.failed)} of {len(done.plan.cells)} cells failed, see above")
 
 
 @cli.command()

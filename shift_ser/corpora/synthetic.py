@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from .corpus import Corpus, CorpusInfo
 from .iemocap import SUBSETS, SYNTHETIC_MARKER, check_iemocap, is_release, load_iemocap
-from .synthetic_speech import SAMPLING_RATE, SENTENCES, VOICES, Espeak, Expression, draw_expression, say
+from .synthetic_speech import OTHER_VOICES, SAMPLING_RATE, SENTENCES, VOICES, Espeak, Expression, draw_expression, say
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,13 @@ class Turn:
 
 
 def make_synthetic_corpus(
-    root: str | Path, *, num_utterances: int = 400, seed: int = 0, order_cue: bool = True, label_cue: bool = True
+    root: str | Path,
+    *,
+    num_utterances: int = 400,
+    seed: int = 0,
+    order_cue: bool = True,
+    label_cue: bool = True,
+    other_voices: bool = False,
 ) -> Path:
     """Speak a corpus: ten espeak-ng voices in five sessions, read by `load_iemocap` like the release itself.
 
@@ -104,6 +110,7 @@ def make_synthetic_corpus(
         order_cue: Whether the order of the frames tells the valence; without it, the control, it tells nothing.
         label_cue: Whether the voice tells the label at all; without it, what is heard is permuted over the utterances
             of each speaker, and no honest score is above chance.
+        other_voices: Whether ten other voices with another accent speak it.
 
     Returns:
         The folder.
@@ -118,6 +125,7 @@ def make_synthetic_corpus(
             f"num_utterances must be at least {LEAST_UTTERANCES} (ten speakers, four labels), got {num_utterances!r}"
         )
     root = Path(root).expanduser().absolute()
+    voices = OTHER_VOICES if other_voices else VOICES
     marker = {
         "synthetic": True,
         "about": "Spoken by espeak-ng voices, not by people: a score on it is no result on emotion.",
@@ -126,7 +134,7 @@ def make_synthetic_corpus(
         "seed": seed,
         "order_cue": order_cue,
         "label_cue": label_cue,
-        "voices": VOICES,
+        "voices": voices,
     }
     if _holds(root, marker):
         logger.info("the synthetic corpus in %s is already there and is used as it is", root)
@@ -136,7 +144,7 @@ def make_synthetic_corpus(
         whole = Path(aside) / "corpus"
         rng = np.random.default_rng(seed)
         dialogs = _plan(num_utterances, rng)
-        _write_corpus(whole, dialogs if label_cue else _permuted(dialogs, rng), order_cue, rng)
+        _write_corpus(whole, dialogs if label_cue else _permuted(dialogs, rng), order_cue, rng, voices)
         (whole / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=2) + "\n")
         if root.exists():
             root.rmdir()
@@ -160,12 +168,14 @@ def _holds(root: Path, marker: dict) -> bool:
     return True
 
 
-def _write_corpus(root: Path, dialogs: dict[str, list[Turn]], order_cue: bool, rng: np.random.Generator) -> None:
+def _write_corpus(
+    root: Path, dialogs: dict[str, list[Turn]], order_cue: bool, rng: np.random.Generator, voices: Mapping[str, str]
+) -> None:
     espeak = Espeak()
     with tqdm(total=sum(map(len, dialogs.values())), desc="speaking", unit="utt", disable=None) as progress:
         for dialog, turns in dialogs.items():
             session = root / f"Session{int(dialog[3:5])}"
-            _write_dialog(session, dialog, _spoken(session, turns, espeak, order_cue, rng, progress), rng)
+            _write_dialog(session, dialog, _spoken(session, turns, espeak, order_cue, rng, progress, voices), rng)
     _write(root / "._Session1", APPLE_DOUBLE)
 
 
@@ -211,13 +221,19 @@ def _permuted(dialogs: dict[str, list[Turn]], rng: np.random.Generator) -> dict[
 
 
 def _spoken(
-    session: Path, turns: list[Turn], espeak: Espeak, order_cue: bool, rng: np.random.Generator, progress: tqdm
+    session: Path,
+    turns: list[Turn],
+    espeak: Espeak,
+    order_cue: bool,
+    rng: np.random.Generator,
+    progress: tqdm,
+    voices: Mapping[str, str],
 ) -> Iterator[tuple[Turn, Expression, str, np.ndarray]]:
     """Write the wav of each turn (16 kHz, mono, 16 bit) and yield it with its expression, text and samples."""
     for turn in turns:
         expression = draw_expression(turn.heard, order_cue=order_cue, rng=rng)
         text = str(rng.choice(SENTENCES))
-        speech = say(espeak, text, voice=VOICES[turn.speaker], expression=expression, rng=rng)
+        speech = say(espeak, text, voice=voices[turn.speaker], expression=expression, rng=rng)
         path = session / "sentences" / "wav" / turn.dialog / f"{turn.name}.wav"
         _write(path.with_name(f"._{path.name}"), APPLE_DOUBLE)
         samples = np.round(speech * 32767).astype(np.int16)
@@ -301,6 +317,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_utterances", type=int, default=400, help="of the four labels together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no_order_cue", action="store_true", help="control: the sweep's direction tells nothing")
+    parser.add_argument("--other_voices", action="store_true", help="ten other voices, with another accent")
     parser.add_argument("--no_label_cue", action="store_true", help="control: the voice tells nothing of the label")
     args = parser.parse_args(argv)
     root = make_synthetic_corpus(
@@ -309,6 +326,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
         order_cue=not args.no_order_cue,
         label_cue=not args.no_label_cue,
+        other_voices=args.other_voices,
     )
     print(f"synthetic corpus (espeak-ng voices, not people): {root}")
 

@@ -121,6 +121,19 @@ VOICES = {
     "Ses05F": "en-us+f5",
     "Ses05M": "en-us+m7",
 }
+# The same speakers with another accent and other throats: for testing on voices that no training has heard.
+OTHER_VOICES = {
+    "Ses01F": "en-gb-scotland+linda",
+    "Ses01M": "en-gb-scotland+adam",
+    "Ses02F": "en-gb-scotland+steph",
+    "Ses02M": "en-gb-scotland+david",
+    "Ses03F": "en-gb-scotland+anika",
+    "Ses03M": "en-gb-scotland+edward",
+    "Ses04F": "en-gb-scotland+belinda",
+    "Ses04M": "en-gb-scotland+boris",
+    "Ses05F": "en-gb-scotland+Alicia",
+    "Ses05M": "en-gb-scotland+travis",
+}
 
 # Said with every emotion alike: the words tell nothing.
 SENTENCES = (

@@ -1,6 +1,7 @@
 """What a run is held against: majority class or mean, and linear models on features that know no order of frames."""
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
@@ -10,14 +11,16 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from .metrics import ccc_rmse, wa_ua_f1
 
 MAJORITY = "majority class"
 MEAN = "mean of the training set"
-_LOGISTIC, _RIDGE = "logistic regression", "ridge regression"
+_LOGISTIC, _SVM, _RIDGE = "logistic regression", "linear SVM", "ridge regression"
 STATISTICS = "34 utterance statistics, logistic regression"
 FRAMES = "means and deviations of the encoder's frames, logistic regression"
+EGEMAPS = "88 eGeMAPS functionals of openSMILE, linear SVM"
 _WINDOW, _HOP = 0.025, 0.010  # seconds
 _BANDS = (0, 250, 500, 1000, 2000, 3000, 4000, 8000)  # Hz
 _PITCH = (60.0, 400.0)  # Hz
@@ -80,6 +83,27 @@ def _pitch(frames: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarr
     return sampling_rate / lags[best], strength.clip(0, 1)
 
 
+def egemaps() -> Callable[..., np.ndarray] | None:
+    """A function as `utterance_statistics` that gives the eGeMAPS functionals (Eyben et al. 2016), shape `(88,)`.
+
+    Returns:
+        `None` where the package `opensmile` is not installed.
+    """
+    if importlib.util.find_spec("opensmile") is None:
+        return None
+    import opensmile
+
+    smile = opensmile.Smile(
+        feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
+    )
+
+    def functionals(samples: np.ndarray, *, sampling_rate: int) -> np.ndarray:
+        found = smile.process_signal(np.asarray(samples, dtype=np.float32), sampling_rate)
+        return np.nan_to_num(found.to_numpy(dtype=np.float64)[0])
+
+    return functionals
+
+
 def frame_statistics(frames: np.ndarray) -> np.ndarray:
     """Mean and deviation over time of an encoder's frames, `(time, channels)` or `(layers, time, channels)`."""
     frames = np.asarray(frames, dtype=np.float64)
@@ -107,14 +131,15 @@ def baseline_scores(
         folds: For each fold `train` and `test`, names of utterances.
 
     Returns:
-        For each baseline `name`, and for each score the `mean` and `std` over folds (`None` for one fold).
+        For each baseline `name`, for each score the `mean` and `std` over folds (`None` for one fold), and `predicted`,
+        the label that each tested utterance was given.
     """
     first = next(iter(features.values()))
     rows = []
     for name, inputs in {MAJORITY if labels else MEAN: first, **features}.items():
-        constant = name in (MAJORITY, MEAN)
+        given: dict[str, Any] = {}
         scored = [
-            _score(inputs, labels or {}, values or {}, dimensions, fold["train"], fold["test"], constant=constant)
+            _score(name, inputs, labels or {}, values or {}, dimensions, fold["train"], fold["test"], given)
             for fold in folds
         ]
         spread = {
@@ -124,24 +149,32 @@ def baseline_scores(
             }
             for score in scored[0]
         }
-        rows.append({"name": name if labels else name.replace(_LOGISTIC, _RIDGE), **spread})
+        told = name if labels else name.replace(_LOGISTIC, _RIDGE).replace(_SVM, _RIDGE)
+        rows.append({"name": told, **spread, "predicted": given})
     return rows
 
 
 def _score(
-    inputs: Mapping[str, np.ndarray], labels: Mapping[str, Any], values: Mapping[str, np.ndarray],
-    dimensions: Sequence[str], train: Sequence[str], test: Sequence[str], *, constant: bool,
+    name: str, inputs: Mapping[str, np.ndarray], labels: Mapping[str, Any], values: Mapping[str, np.ndarray],
+    dimensions: Sequence[str], train: Sequence[str], test: Sequence[str], given: dict[str, Any],
 ) -> dict[str, float]:  # fmt: skip
-    """Scores of one baseline in one fold."""
+    """Scores of one baseline in one fold; the labels that it gives are added to `given`."""
     seen, unseen = (np.stack([inputs[one] for one in part]) for part in (train, test))
     found: dict[str, float] = {}
     if labels:
-        model = DummyClassifier() if constant else make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        predicted = model.fit(seen, [labels[one] for one in train]).predict(unseen)
+        predicted = _classifier(name).fit(seen, [labels[one] for one in train]).predict(unseen)
+        given.update(zip(test, predicted.tolist(), strict=True))
         found |= wa_ua_f1(predicted, references=[labels[one] for one in test])
     if dimensions:
-        model = DummyRegressor() if constant else make_pipeline(StandardScaler(), Ridge())
+        model = DummyRegressor() if name in (MAJORITY, MEAN) else make_pipeline(StandardScaler(), Ridge())
         predicted = model.fit(seen, np.stack([values[one] for one in train])).predict(unseen)
         targets = np.stack([values[one] for one in test])
         found |= ccc_rmse(predicted.reshape(targets.shape), targets=targets, dimensions=dimensions)
     return found
+
+
+def _classifier(name: str) -> Any:
+    if name in (MAJORITY, MEAN):
+        return DummyClassifier()
+    model = LinearSVC(dual="auto", max_iter=20_000) if name == EGEMAPS else LogisticRegression(max_iter=2000)
+    return make_pipeline(StandardScaler(), model)

@@ -12,12 +12,24 @@ from .groups import group_scores
 from .metrics import score_names, score_of, shown_names
 from .predictions import Predictions
 from .report import fold_table, intervals_text
-from .run_folder import CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES
+from .run_folder import (
+    CONFUSION,
+    CURVES,
+    EMBEDDING,
+    RELIABILITY,
+    RISK_COVERAGE,
+    ROBUSTNESS,
+    ROBUSTNESS_TABLE,
+    VALUES,
+)
 
 _FIGURES = {
-    CONFUSION: "confusion", RELIABILITY: "reliability", RISK_COVERAGE: "risk and coverage",
+    CONFUSION: "confusion",
+    RELIABILITY: "reliability",
+    RISK_COVERAGE: "risk and coverage",
     VALUES: "predicted against true values",
-}  # fmt: skip
+    EMBEDDING: "map of utterances",
+}
 
 
 def report_page(
@@ -55,6 +67,7 @@ def report_page(
         baselines=_baselines(results.get("baselines")),
         figures=_figures(Path(folder)),
         figures_title="Confusion, calibration and abstaining" if predictions.labels else "Predicted and true values",
+        robustness=_robustness(Path(folder)),
         groups=[_group(column, predictions, told) for column, told in (groups or {}).items()],
         errors=surest_errors(predictions, num=num_errors),
         command=command,
@@ -97,10 +110,21 @@ def _baselines(rows: Sequence[Mapping[str, Any]] | None) -> list[list[str]]:
 
 def _figures(folder: Path) -> list[dict[str, str]]:
     return [
-        {"name": name, "data": base64.b64encode((folder / file).read_bytes()).decode()}
-        for file, name in _FIGURES.items()
-        if (folder / file).is_file()
+        {"name": name, "data": _embedded(folder / file)} for file, name in _FIGURES.items() if (folder / file).is_file()
     ]
+
+
+def _embedded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _robustness(folder: Path) -> list[dict[str, Any]]:
+    """Table, note and curves of each seed of the conditions that were scored."""
+    found = []
+    for path in sorted((folder / ROBUSTNESS).glob(f"*/{ROBUSTNESS_TABLE}")):
+        _, table, note = path.read_text(encoding="utf-8").strip().split("\n\n")
+        found.append({"rows": _cells(table), "note": note.removeprefix("- "), "data": _embedded(path.parent / CURVES)})
+    return found
 
 
 def _group(column: str, predictions: Predictions, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def add_baselines(plan: StudyPlan) -> dict[str, str]:
     for name, words in plan.cells.items():
         if not (plan.output_dir / name / CELL).exists():
             continue
-        key = _key(plan.output_dir / name)
+        key = baseline_key(plan.output_dir / name)
         if key in known:
             continue
         try:
@@ -61,7 +61,7 @@ def baselines_of(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[
     for group in groups:
         first = output_dir / group["cells"][0]
         options = {name: group[name] if name in _KEPT else None for name in list(group)[: list(group).index("cells")]}
-        for row in known.get(_key(first), []):
+        for row in known.get(baseline_key(first), []):
             scores = {name: {**row[name], "low": None, "high": None} for name in SCORES}
             empty = dict.fromkeys(("optimism", "mingling", "misalignment", "head_parameters"))
             empty["cost"] = dict.fromkeys(COSTS)
@@ -70,7 +70,8 @@ def baselines_of(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[
     return list(rows.values())
 
 
-def _key(folder: Path) -> str:
+def baseline_key(folder: Path) -> str:
+    """What the baselines of a cell depend on; cells with the same key share them."""
     settings = read_json(folder / RESULTS)["settings"]
     asked = sorted({result["fold"] for result in read_json(folder / RESULTS)["folds"]})
     return json.dumps([*(settings.get(name) for name in _READ), asked], sort_keys=True)

@@ -130,7 +130,8 @@ def plot_mingling(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
         bar = figure.colorbar(shade, ax=right, label="UA (mean over folds and seeds)")
         bar.ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     handles = _marks("placement ", colors, {_placement(group) for group in groups}, "color")
-    handles += _marks("", markers, {group["head_type"] for group in groups}, "marker")
+    named = {model_name(head, "none"): marker for head, marker in markers.items()}
+    handles += _marks("", named, {model_name(group["head_type"], "none") for group in groups}, "marker")
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle("Mingling and misalignment of the trained blocks on held-out speech (labels: proportion)")
     return figure
@@ -244,7 +245,18 @@ def _title(key: Sequence[Any], names: Sequence[str]) -> str:
     """What a line's legend says."""
     head, placement, *rest = key
     told = [f"{name.removeprefix('shift_')} {_shown(name, value)}" for name, value in zip(names, rest, strict=True)]
-    return ", ".join([head, "no shift" if placement == "none" else placement, *told])
+    return ", ".join([model_name(head, placement), *told])
+
+
+def model_name(head: str, placement: str) -> str:
+    """The published name of a head with its shift; another placement is said beside the head's own name.
+
+    Example:
+        >>> model_name("cnn", "residual"), model_name("cnn", "in_place"), model_name("linear", "none")
+        ('ShiftCNN', 'CNN, shift in place', 'Linear head')
+    """
+    published = {variant.placement: variant.title for variant in HEADS[head].variants.values()}
+    return published.get(placement) or f"{published['none']}, shift {placement.replace('_', ' ')}"
 
 
 def _shown(name: str, value: Any) -> str:

@@ -23,7 +23,7 @@ from ..model.heads import HEADS
 from ..model.temporal_shift import shifted_channels
 from ..recipes import find_encoder, find_recipe, find_study
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments, read_yaml, refuse_unknown
-from ..training.settings import result_settings
+from ..training.settings import chosen_settings, result_settings
 
 # What every row of a study's tables tells, beside anything else that the grid varies.
 # fmt: off
@@ -76,7 +76,9 @@ class StudyPlan:
     baselines: bool = True
 
 
-def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> StudyPlan:
+def plan_study(
+    path: str | Path, *, output_dir: str | Path | None = None, corpus: str | Path | None = None
+) -> StudyPlan:
     """Read a study's file and work out its cells; nothing is run.
 
     The file holds `base`, a recipe or its keys (`recipe` among them names one to start from), and `grid`, or a list
@@ -92,15 +94,23 @@ def plan_study(path: str | Path, *, output_dir: str | Path | None = None) -> Stu
     Args:
         path: YAML file.
         output_dir: Folder of the study, in place of the one in the file.
+        corpus: Where the corpus lies, in place of what the file says.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a study, names an unknown option, or asks for impossible combinations.
+        ValueError: If `corpus` is given and the grid varies it, or the file is not a study, names an unknown option, or
+            asks for impossible combinations.
     """
     path = find_study(path)
     study = read_yaml(path, kind="study")
     refuse_unknown(study, KEYS, where=f"study {str(path)!r}")
     base, combinations = _read_base(study.get("base"), path), list(_combinations(study, path))
+    if corpus is not None:
+        if any("corpus" in combination for combination in combinations):
+            raise ValueError(
+                f"corpus must not be given where the grid varies it, as {str(path)!r} does, got {corpus!r}"
+            )
+        base["corpus"] = str(corpus)
     extra = [name for name in dict.fromkeys(itertools.chain(*combinations)) if name not in {*COLUMNS, *ALIASES}]
     places: dict[str, Place] = {}  # by content: a place that is listed twice is shown once
     cells: dict[str, list[str]] = {}
@@ -192,7 +202,7 @@ def _resolve(said: dict[str, Any], extra: list[str]) -> Iterator[tuple[dict[str,
     settings = result_settings(model_args, data_args, run_args) | model | {"corpus": corpus, "seeds": None}
     others = {name: value for name, value in said.items() if name not in vars(model_args).keys() | SEEDS}
     for seed in run_args.seeds or [run_args.seed]:
-        identity = json.dumps(settings | {"seed": seed}, sort_keys=True)
+        identity = json.dumps(chosen_settings(settings) | {"seed": seed}, sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         name = f"{Path(corpus).name}-{_short_name(config.head_type, model)}-seed{seed}-{digest}"
         yield told | {"seed": seed}, re.sub(r"[^\w.-]", "_", name), _words(model | others | {"seed": seed})

@@ -1,5 +1,6 @@
 """A study: its cells run as ordinary runs, one pass of the encoder for all; tables, figures and a summary of them."""
 
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -16,11 +17,7 @@ import torch
 from ..cpu import keep_freed_memory
 from ..evaluation.run_folder import (
     CELL,
-    RESULTS,
-    STUDY_GROUPS,
-    STUDY_ROWS,
     STUDY_SUMMARY,
-    read_json,
     write_json,
     write_text,
 )
@@ -28,11 +25,12 @@ from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from ..training.arguments import parse_arguments
 from ..training.batching import DataCollatorForShift
 from ..training.cross_validation import CrossValidation
-from .baselines import add_baselines, baselines_of
+from .baselines import add_baselines
 from .figures import draw_figures
 from .grid import StudyPlan, plan_study
 from .mingling import measure_blocks
-from .table import csv_text, group_table, sentences, study_groups, study_rows
+from .summary import summary_files
+from .table import study_groups
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +52,26 @@ class Study:
     summary: str
 
 
-def run_study(path: str | Path, *, output_dir: str | Path | None = None, jobs: int = 1) -> Study:
-    """Run what a study's file asks for and what is not there yet, and report all of it.
+def run_study(
+    study: str | Path | StudyPlan,
+    *,
+    output_dir: str | Path | None = None,
+    jobs: int = 1,
+    corpus: str | Path | None = None,
+    title: str | None = None,
+) -> Study:
+    """Run what a study asks for and what is not there yet, and report all of it.
 
     Cells are folders of ordinary runs in `output_dir`. A finished one is never touched again, one that was stopped
     goes on, one that fails is reported with its reason and tried again in the next call. Every cell runs on one
     thread of the CPU, however many run at once, so that `jobs` changes no number; the encoder's pass takes all threads.
 
     Args:
-        path: YAML file, see `plan_study`.
+        study: YAML file, see `plan_study`, or its plan.
         output_dir: Folder of the study, in place of the one in the file.
         jobs: Cells that run at the same time, each in a process of its own.
+        corpus: Where the corpus lies, in place of what the file says.
+        title: Headline of the summary; default: the file's name.
 
     Returns:
         The plan, what failed, and the summary. `output_dir` holds `study.csv` (a row for each place of the grid, seed
@@ -76,7 +83,8 @@ def run_study(path: str | Path, *, output_dir: str | Path | None = None, jobs: i
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    plan = plan_study(path, output_dir=output_dir)
+    plan = study if isinstance(study, StudyPlan) else plan_study(study, output_dir=output_dir, corpus=corpus)
+    title = title or (plan.output_dir.name if isinstance(study, StudyPlan) else Path(study).stem)
     todo = [name for name in plan.cells if not (plan.output_dir / name / CELL).exists()]
     logger.info(
         "%d places, %d cells, %d of them to run: %s", len(plan.places), len(plan.cells), len(todo), plan.output_dir
@@ -88,7 +96,7 @@ def run_study(path: str | Path, *, output_dir: str | Path | None = None, jobs: i
         failed |= {name: reason} if reason else {}
     if plan.baselines:
         failed |= add_baselines(plan)
-    return Study(plan, failed, _report(plan, failed, title=Path(path).stem))
+    return Study(plan, failed, _report(plan, failed, title=title))
 
 
 def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
@@ -110,10 +118,20 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
         if missing:
             raise RuntimeError("; ".join(f"fold {entry['fold']}: {entry['reason']}" for entry in missing))
         measures = {str(fold.plan.fold): _measure(run, fold) for fold in run.fold_runs if fold.plan.fold in asked}
-    write_json(folder / CELL, {"words": list(words), "folds": measures})
+    weights = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.glob("**/model*.safetensors"))}
+    write_json(folder / CELL, {"words": list(words), "folds": measures, "weights": weights})
     if not keep_models:
         for weights in folder.glob("**/*model*.safetensors"):
             weights.unlink()
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, by which weights are known that are not kept."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _measure(run: CrossValidation, fold: Any) -> dict[str, float]:
@@ -216,37 +234,19 @@ def _one_thread() -> Iterator[None]:
 
 def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
     """Write tables, figures and summary from the cells that are whole; gives the summary."""
-    folder, groups = plan.output_dir, study_groups(plan.output_dir, plan.places)
-    folder.mkdir(parents=True, exist_ok=True)
-    corpora = {read_json(folder / group["cells"][0] / RESULTS)["corpus"]["description"]: None for group in groups}
-    parts = [f"# Study {title}", *corpora]
-    if groups:
-        rows = study_rows(folder, plan.places)
-        write_text(folder / STUDY_ROWS, csv_text(rows))
-        write_text(folder / STUDY_GROUPS, csv_text(groups))
-        figures = draw_figures(folder, groups, varied=plan.varied)
-        baselines = baselines_of(folder, groups) if plan.baselines else []
-        parts += [group_table([*groups, *baselines], varied=plan.varied), _LEGEND]
-        parts += [f"![{path.stem}]({path.name})" for path in figures]
-        if found := sentences(folder, groups):
-            parts += ["## What the numbers say", "\n".join(f"- {line}" for line in found), _CAUTION]
-    if failed:
-        parts += ["## Failed", "\n".join(f"- `{name}`: {' '.join(why.split())}" for name, why in failed.items())]
-    if plan.impossible:
-        parts += ["## Not possible", "\n".join(f"- {line}" for line in plan.impossible)]
-    text = "\n\n".join(parts) + "\n"
-    write_text(folder / STUDY_SUMMARY, text)
-    return text
-
-
-_LEGEND = (
-    "Scores in percent: mean over folds and seeds ± standard deviation over folds; the interval is of the pooled"
-    " predictions, over folds. *Optimism*: how many points of UA the best epoch on the test fold would"
-    " add. *Mingling*: share of a block's sensitivity that comes from other frames than the output's own;"
-    " *misalignment*: how far shortcut and branch have drifted apart (`studies.mingling`). `study.csv` has every"
-    " fold, `summary.csv` what the figures show. Rows without a placement are baselines on the same folds."
-)
-_CAUTION = (
-    "The unit of intervals and tests is the fold, whose speakers share a model; seeds are averaged. p-values are"
-    " adjusted over the sentences above (Holm); intervals are not. How often both are right: `docs/statistics.md`."
-)
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    groups = study_groups(plan.output_dir, plan.places)
+    figures = draw_figures(plan.output_dir, groups, varied=plan.varied) if groups else []
+    texts = summary_files(
+        plan.output_dir,
+        plan.places,
+        varied=plan.varied,
+        title=title,
+        baselines=plan.baselines,
+        figures=[path.name for path in figures],
+        failed=failed,
+        impossible=plan.impossible,
+    )
+    for name, text in texts.items():
+        write_text(plan.output_dir / name, text)
+    return texts[STUDY_SUMMARY]

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +22,8 @@ SCORED = ("last", "selected", "oracle", "refit")
 MEASURED = ("mingling", "misalignment", "head_parameters")
 COSTS = ("trainable_parameters", "seconds", "cpu_seconds", "peak_memory_mb")
 _ADAPTATION = {"scenario", "unfreeze_layers", "adapter", "adapter_rank", "adapter_targets"}
+# Varied, but no question of their own: told by the line, tuned, or with folds that cannot be paired.
+_NO_AXIS = {"head_type", "shift_placement", "shift_proportion", "seed", "corpus", "protocol", "learning_rate"}
 _COUNTED = ("fold", "test_group", "num_train", "num_test", "selected_epoch", "last_epoch")
 
 
@@ -177,31 +179,69 @@ def told(name: str, value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def sentences(output_dir: Path, groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each head, placement and setting, what its best proportion gives against no shift, whatever that is.
+def sentences(
+    output_dir: Path, groups: Sequence[Mapping[str, Any]], *, varied: Iterable[str] = ("shift_proportion",)
+) -> list[str]:
+    """What the study's own question comes to, in sentences whose p-values are adjusted over all of them.
 
-    The best proportion is that with the highest UA on the validation sets; p-values are adjusted over all sentences.
+    For each head, placement and setting: what its best proportion gives against no shift, whatever that is. Where the
+    grid varies one other option and not the proportion (direction, stride, encoder, ...): what the best of its values
+    gives against the first. What is best is chosen by UA on the validation sets; a tie is told.
 
     Args:
         output_dir: Folder of the study.
         groups: What `study_groups` returned.
+        varied: Options that the grid varies.
     """
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for group in groups:
-        if group["shift_placement"] != "none":
-            key = {name: group[name] for name in _option_names(group) if name != "shift_proportion"}
-            lines.setdefault(json.dumps(key), []).append(group)
-    differing = [name for name in COLUMNS if len({json.dumps(json.loads(key).get(name)) for key in lines}) > 1]
-    starts: list[str] = []
-    ends: list[str | dict[str, Any]] = []
-    for line in lines.values():
-        if tried := [group for group in line if group["shift_proportion"] > 0]:
-            best, start = _best(tried, differing)
-            starts.append(start)
-            ends.append(_against(output_dir, best, _unshifted(line, groups)))
+    others = [name for name in varied if name not in _NO_AXIS]
+    axis = others[0] if len(others) == 1 and "shift_proportion" not in varied else None
+    pairs = [*_shift_pairs(groups, quiet=axis is not None), *(_axis_pairs(groups, axis) if axis else [])]
+    ends = [_against(output_dir, best, against, names) for _, best, against, names in pairs]
     compared = iter(adjust([end for end in ends if isinstance(end, dict)], score="ua"))
     told_ends = [f"; {end}." if isinstance(end, str) else f". {_capital(next(compared))}" for end in ends]
-    return [start + end for start, end in zip(starts, told_ends, strict=True)]
+    return [start + end for (start, *_), end in zip(pairs, told_ends, strict=True)]
+
+
+def _lines(groups: Sequence[Mapping[str, Any]], but: str) -> list[list[Mapping[str, Any]]]:
+    """Groups that differ in one option alone, together."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for group in groups:
+        key = {name: group[name] for name in _option_names(group) if name != but}
+        lines.setdefault(json.dumps(key), []).append(group)
+    return list(lines.values())
+
+
+def _setting(line: Sequence[Mapping[str, Any]], lines: Sequence[Sequence[Mapping[str, Any]]], but: str) -> str:
+    """How a sentence about a line begins: what tells it from the others."""
+    names = [name for name in _option_names(line[0]) if name in COLUMNS and name != but]
+    differing = [name for name in names if len({json.dumps(each[0][name]) for each in lines}) > 1]
+    rest = [name for name in differing if name not in ("head_type", "shift_placement")]
+    setting = "".join(f", {name.removeprefix('shift_')} {told(name, line[0][name])}" for name in rest)
+    return f"**{line[0]['head_type']}, {line[0]['shift_placement']}{setting}**: "
+
+
+def _shift_pairs(
+    groups: Sequence[Mapping[str, Any]], *, quiet: bool
+) -> Iterator[tuple[str, Any, Any, tuple[str, str]]]:
+    """The best proportion of each line against no shift; `quiet`: of those alone that there is a control for."""
+    lines = _lines([group for group in groups if group["shift_placement"] != "none"], "shift_proportion")
+    for line in lines:
+        if tried := [group for group in line if group["shift_proportion"] > 0]:
+            against = _unshifted(line, groups)
+            if against is not None or not quiet:
+                best, start = _best(tried, "shift_proportion", sorted_by=lambda group: group["shift_proportion"])
+                names = (f"proportion {fraction(best['shift_proportion'])}", "no shift")
+                yield _setting(line, lines, "shift_proportion") + start, best, against, names
+
+
+def _axis_pairs(groups: Sequence[Mapping[str, Any]], axis: str) -> Iterator[tuple[str, Any, Any, tuple[str, str]]]:
+    """The best value of an option against the first of the grid, for each line of groups that differ in it alone."""
+    lines = [line for line in _lines(groups, axis) if len(line) > 1]
+    for line in lines:
+        best, start = _best(line[1:], axis, sorted_by=line.index)
+        named = axis.removeprefix("shift_").replace("_", " ")
+        names = tuple(f"{named} {told(axis, group[axis])}" for group in (best, line[0]))
+        yield _setting(line, lines, axis) + start, best, line[0], (names[0], names[1])
 
 
 def _capital(comparison: Mapping[str, Any]) -> str:
@@ -223,39 +263,38 @@ def _unshifted(line: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, 
     return next((group for group in alike if group["shift_placement"] == "none"), None)
 
 
-def _best(tried: Sequence[Mapping[str, Any]], differing: Iterable[str]) -> tuple[Mapping[str, Any], str]:
-    """The group with the best proportion, of equals the smallest, and how a sentence about it begins."""
+def _best(
+    tried: Sequence[Mapping[str, Any]], option: str, *, sorted_by: Callable[[Mapping[str, Any]], Any]
+) -> tuple[Mapping[str, Any], str]:
+    """The group with the best value of an option, of equals the first, and how that is said."""
     blind = all(group["validation"] is not None for group in tried)
     values = [round(group["validation"] if blind else group["ua"]["mean"], 9) for group in tried]
-    ties = [group for group, value in zip(tried, values, strict=True) if value == max(values)]
-    best = min(ties, key=lambda group: group["shift_proportion"])
-    names = [name for name in differing if name not in ("head_type", "shift_placement")]
-    setting = "".join(f", {name.removeprefix('shift_')} {told(name, best[name])}" for name in names)
-    start = f"**{best['head_type']}, {best['shift_placement']}{setting}**: "
-    proportion = fraction(best["shift_proportion"])
+    ties = sorted((g for g, value in zip(tried, values, strict=True) if value == max(values)), key=sorted_by)
+    name, best = option.removeprefix("shift_").replace("_", " "), ties[0]
+    value = told(option, best[option])
     if len(tried) == 1:
-        return best, f"{start}proportion {proportion} alone"
+        return best, f"{name} {value} alone"
     where = "on the validation sets" if blind else "on the test sets, which flatters it,"
     if len(ties) > 1:
-        equal = ", ".join(fraction(value) for value in sorted(group["shift_proportion"] for group in ties))
-        return (
-            best,
-            f"{start}of {len(tried)} proportions {equal} tie as the best {where}, and {proportion} stands for them",
-        )
-    return best, f"{start}the best of {len(tried)} proportions {where} is {proportion}"
+        equal = ", ".join(told(option, group[option]) for group in ties)
+        return best, f"of {len(tried)} {name}s {equal} tie as the best {where}, and {value} stands for them"
+    return best, f"the best of {len(tried)} {name}s {where} is {value}"
 
 
 def _against(
-    output_dir: Path, best: Mapping[str, Any], none: Mapping[str, Any] | None
-) -> str | dict[str, Any]:  # fmt: skip
-    """The comparison with no shift, or why there is none."""
-    if none is None:
+    output_dir: Path, best: Mapping[str, Any], other: Mapping[str, Any] | None, names: tuple[str, str]
+) -> str | dict[str, Any]:
+    """The comparison of two groups, or why there is none."""
+    if other is None:
         return "nothing without a shift is in the grid to compare it with"
-    named = ((best, f"proportion {fraction(best['shift_proportion'])}"), (none, "no shift"))
     try:
-        return compare(*(_pooled([output_dir / cell for cell in group["cells"]], name) for group, name in named))
+        pooled = [
+            _pooled([output_dir / cell for cell in group["cells"]], name)
+            for group, name in zip((best, other), names, strict=True)
+        ]
+        return compare(*pooled)
     except ValueError as error:
-        return f"it cannot be compared with no shift: {error}"
+        return f"it cannot be compared with {names[1]}: {error}"
 
 
 def _pooled(folders: Sequence[Path], name: str) -> FinishedRun:

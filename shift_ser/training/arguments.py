@@ -239,6 +239,10 @@ class RunArguments(TrainingArguments):
         False,
     )
     seeds: list[int] | None = _option("seeds that each fold is run with, e.g. 0 1 2; default: that of --seed")
+    seed_per_fold: bool = _option(
+        "each fold draws weights, dropout and masks from seed and fold; default: all folds of a seed draw alike",
+        False,
+    )
     selection_metric: Literal["wa", "ua", "ccc"] = _option("score that selects the epoch; regression: ccc", "ua")
     class_weights: Literal["balanced"] | None = _option(
         "weight of each class in the loss; balanced: utterances / (classes * utterances of the class)"

@@ -21,6 +21,7 @@ from datasets import Dataset
 
 from ..corpora.corpus import SAMPLING_RATE
 from ..evaluation.calibration import describe as describe_calibration
+from ..evaluation.embedding import plot_embedding
 from ..evaluation.groups import duration_groups
 from ..evaluation.page import report_page
 from ..evaluation.predictions import Predictions
@@ -37,6 +38,7 @@ from ..evaluation.report import (
 )
 from ..evaluation.run_folder import (
     CONFUSION,
+    EMBEDDING,
     EVALUATION,
     FINAL,
     PLANS,
@@ -55,6 +57,7 @@ from ..evaluation.run_folder import (
 )
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from ..model.encoders import load_encoder
+from ..model.heads import variants
 from .argument_checks import check_together
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .baselines import run_baselines
@@ -332,13 +335,15 @@ class CrossValidation:
             "final": None if missing else self.final.trained({"folds": results}),
         }
         if self.run_args.baseline:
-            report["baselines"] = self.baselines()
+            report["baselines"] = [
+                {name: value for name, value in row.items() if name != "predicted"} for row in self.baselines()
+            ]
         if self.run_args.process_index == 0:
             predictions.write(self.results_dir / PREDICTIONS)
             write_json(self.results_dir / RESULTS, report)
             write_text(self.results_dir / TABLE, f"{self.corpus.info.description}\n\n{self.table(report)}\n")
             self._plot(predictions, num_done=len(results))
-            write_text(self.results_dir / REPORT, self._page(report, predictions))
+            self.write_page(report, predictions)
         PartialState().wait_for_everyone()
         return report
 
@@ -361,7 +366,7 @@ class CrossValidation:
         plans = [plan for plan in self.plans if folds is None or plan.fold in folds]
         return run_baselines(self.corpus, plans, frames=frozen)
 
-    def _page(self, report: dict[str, Any], predictions: Predictions) -> str:
+    def write_page(self, report: dict[str, Any], predictions: Predictions) -> None:
         """The run as one HTML page, with scores by speaker, length, and what the corpus tells of its utterances."""
         names = self.corpus.dataset["utterance"]
         lengths = {name: recording.num_samples / SAMPLING_RATE for name, recording in self.corpus.recordings.items()}
@@ -369,17 +374,23 @@ class CrossValidation:
         for column in ("speaker", "sex", "style", "language"):
             if column in self.corpus.dataset.column_names:
                 groups[column] = dict(zip(names, self.corpus.dataset[column], strict=True))
-        return report_page(
+        page = report_page(
             report,
             predictions,
             folder=self.results_dir,
             groups=groups,
-            title=f"{self.model_args.variant} on {self.corpus.info.title}",
+            title=f"{self.model_title} on {self.corpus.info.title}",
             command=shlex.join(["shift-ser", "train", *settings_words(self.settings)]),
         )
+        write_text(self.results_dir / REPORT, page)
+
+    @property
+    def model_title(self) -> str:
+        """The head's name for people."""
+        return variants()[self.model_args.variant][1].title
 
     def _plot(self, predictions: Predictions, *, num_done: int) -> None:
-        pooled = f"{self.model_args.variant}, {num_done} of {len(self.fold_runs)} folds pooled"
+        pooled = f"{self.model_title}, {num_done} of {len(self.fold_runs)} folds pooled"
         title = f"{pooled}\n{self.corpus.info.title}"
         if predictions.labels:
             plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
@@ -387,6 +398,16 @@ class CrossValidation:
             plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
         if predictions.dimensions:
             plot_values(self.results_dir / VALUES, predictions, title=title)
+        whole = [run for run in self.fold_runs if run.result and any(run.folder.glob("model*.safetensors"))]
+        if predictions.labels and whole and self.run_args.world_size == 1:
+            vectors, said = whole[0].embeddings()
+            plot_embedding(
+                self.results_dir / EMBEDDING,
+                vectors,
+                labels=said.table["label"].tolist(),
+                predictions=said.table["prediction"].tolist(),
+                title=f"{self.model_title}: mean over its frames, test set of {whole[0].name}",
+            )
 
 
 def cross_validate(

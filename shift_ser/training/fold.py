@@ -1,6 +1,7 @@
 """One fold with one seed: train, select, refit, score, save."""
 
 import copy
+import hashlib
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
@@ -59,7 +61,7 @@ class FoldRun:
         plan: Who trains, selects, tests.
         model_args: Encoder, head and scenario.
         run_args: Protocol and the Trainer's arguments.
-        seed: Of initial weights, dropout, masks and order.
+        seed: Of the run; `training_seed` is drawn from it.
         folder: Where the fold lies.
         name: What it is called in messages.
     """
@@ -78,6 +80,13 @@ class FoldRun:
         self.corpus, self.plan, self.model_args, self.run_args = corpus, plan, model_args, run_args
         self.seed, self.folder, self.name = seed, folder, name
         self._predictions: Predictions | None = None
+
+    @property
+    def training_seed(self) -> int:
+        """What draws initial weights, dropout, masks and order: the seed, or with `seed_per_fold` seed and fold."""
+        if not self.run_args.seed_per_fold:
+            return self.seed
+        return int.from_bytes(hashlib.sha256(f"seed {self.seed} fold {self.plan.fold}".encode()).digest()[:4], "big")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -201,6 +210,16 @@ class FoldRun:
         self.take_encoder(model)
         return self._score(self._trainer(model), self.plan.test)
 
+    def embeddings(self) -> tuple[np.ndarray, Predictions]:
+        """What the saved model's classifier reads of each utterance of the test set, `(utterances, channels)`."""
+        model = ShiftForSequenceClassification.from_pretrained(self.folder)
+        read: list[torch.Tensor] = []
+        hook = model.classifier.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].float().cpu()))
+        _, predictions = self.score(model)
+        hook.remove()
+        self.tidy()
+        return torch.cat(read).numpy(), predictions
+
     def note_failure(self, reason: str) -> None:
         """Write down why the fold failed, if the disk lets us."""
         try:
@@ -218,7 +237,7 @@ class FoldRun:
 
         A refit has the schedule of the training that it repeats, and is scored only at its end.
         """
-        set_seed(self.seed)
+        set_seed(self.training_seed)
         reset_peak_memory()
         model = self.new_model()
         model.config.update(self.corpus.targets.scale(utterances))
@@ -268,7 +287,7 @@ class FoldRun:
         class_weights: torch.Tensor | None = None,
     ) -> ShiftTrainer:
         run_args = copy.copy(self.run_args)
-        run_args.seed = self.seed
+        run_args.seed = self.training_seed
         run_args.output_dir = str(self.folder / CHECKPOINTS / ("train" if refit_epochs is None else "refit"))
         run_args.push_to_hub = False  # the run is pushed, not its checkpoints
         if refit_epochs is not None:
@@ -317,6 +336,7 @@ class FoldRun:
         return {
             "fold": self.plan.fold,
             "seed": self.seed,
+            "training_seed": self.training_seed,
             "plan": self.plan.hash,
             "test_group": self.plan.test_group,
             "validation_group": self.plan.validation_group,

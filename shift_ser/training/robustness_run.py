@@ -1,6 +1,7 @@
 """Each fold's model on its held-out utterances, in every condition of `CONDITIONS`."""
 
 import copy
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,16 @@ from ..corpora.corpus import SAMPLING_RATE, SpeechAudio
 from ..evaluation.predictions import Predictions
 from ..evaluation.robustness import CLEAN, CONDITIONS, NUM_TALKERS, Condition
 from ..evaluation.robustness_report import describe_robustness, plot_robustness, robustness_table
-from ..evaluation.run_folder import CURVES, PREDICTIONS, RESULTS, ROBUSTNESS, ROBUSTNESS_TABLE, write_json, write_text
+from ..evaluation.run_folder import (
+    CURVES,
+    PREDICTIONS,
+    RESULTS,
+    ROBUSTNESS,
+    ROBUSTNESS_TABLE,
+    read_json,
+    write_json,
+    write_text,
+)
 from .cross_validation import CrossValidation
 from .data import SpeechCorpus
 from .fold import FoldRun
@@ -30,8 +40,9 @@ def evaluate_robustness(
 ) -> list[dict[str, Any]]:
     """Score a finished run's models in each condition; a condition that is done is read, not scored again.
 
-    Changed recordings are written to a temporary folder; the frames of a frozen encoder are cached once a condition,
-    where those of the run are. The folder `robustness` of the run gets predictions, table and curves.
+    Changed recordings, and the frames that a frozen encoder makes of them, lie in a temporary folder that is gone when
+    the condition is scored; each is made once for all folds. The folder `robustness` of the run gets predictions, table
+    and curves.
 
     Args:
         run: A run whose folds are done.
@@ -55,10 +66,12 @@ def evaluate_robustness(
     with run_lock(run.output_dir):
         told = {name: _said(run, CONDITIONS[name], folder / name, seed) for name in names}
     rows = describe_robustness(told)
-    title = f"{run.model_args.variant} on {run.corpus.info.title}"
+    title = f"{run.model_title} on {run.corpus.info.title}"
     write_json(folder / RESULTS, {"seed": seed, "corpus": run.corpus.info.name, "conditions": rows})
     write_text(folder / ROBUSTNESS_TABLE, f"{run.corpus.info.description}\n\n{robustness_table(rows)}\n")
     plot_robustness(folder / CURVES, rows, title=title)
+    report = read_json(run.output_dir / RESULTS)
+    run.write_page(report, Predictions.read(run.output_dir / PREDICTIONS))  # which now shows the conditions
     return rows
 
 
@@ -105,6 +118,7 @@ def changed_corpus(corpus: SpeechCorpus, condition: Condition, folder: Path, *, 
         sf.write(paths[-1], samples, SAMPLING_RATE, subtype="FLOAT")
     changed = copy.copy(corpus)
     changed.cache = None
+    changed.data_args = dataclasses.replace(corpus.data_args, cache_dir=str(folder / "frames"))
     changed.__dict__.pop("recordings", None)
     rows = corpus.dataset.remove_columns("audio").add_column("audio", paths)
     changed.dataset = rows.cast_column("audio", SpeechAudio())

@@ -70,6 +70,11 @@ def argument_settings(*several: Any) -> dict[str, Any]:
     }
 
 
+def chosen_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `result_settings` those that are not the default: an argument that a later release adds is not among them."""
+    return {name: value for name, value in settings.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
+
+
 def changed_settings(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """In what the settings of two runs differ: `name is ... there and ... here`, one entry a setting.
 

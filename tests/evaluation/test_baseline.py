@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from shift_ser.evaluation.baseline import MAJORITY, baseline_scores, frame_statistics, utterance_statistics
+from shift_ser.evaluation.baseline import (
+    EGEMAPS,
+    MAJORITY,
+    baseline_scores,
+    egemaps,
+    frame_statistics,
+    utterance_statistics,
+)
 from shift_ser.evaluation.metrics import wa_ua_f1
 
 RATE = 16000
@@ -51,3 +58,20 @@ def test_scores_are_those_of_scikit_learn_scaled_on_the_training_part_alone():
     assert told["ua"] == pytest.approx({"mean": np.mean(expected), "std": np.std(expected, ddof=1)})
     assert majority["name"] == MAJORITY and majority["ua"]["mean"] == pytest.approx(1 / 3)
     assert baseline_scores({"numbers": inputs}, labels=labels, folds=folds[:1])[1]["wa"]["std"] is None
+
+
+def test_egemaps_where_opensmile_is_installed():
+    pytest.importorskip("opensmile")
+    functionals = egemaps()
+    low, high = (functionals(tone(hertz), sampling_rate=RATE) for hertz in (110, 220))
+    assert low.shape == (88,) and np.isfinite(low).all()
+    assert high[0] - low[0] == pytest.approx(12, abs=0.5)  # mean pitch in semitones: an octave
+    inputs = {f"u{i}": (low if i % 2 else high) + i * 1e-3 for i in range(8)}
+    labels, names = {f"u{i}": i % 2 for i in range(8)}, [f"u{i}" for i in range(8)]
+    rows = baseline_scores({EGEMAPS: inputs}, labels=labels, folds=[{"train": names[:4], "test": names[4:]}])
+    assert rows[1]["name"] == EGEMAPS and rows[1]["ua"]["mean"] == 1.0
+
+
+def test_without_opensmile_there_is_no_egemaps(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert egemaps() is None

@@ -42,6 +42,16 @@ def test_each_seed_has_its_own_weights_and_its_own_order_and_dropout(flags, same
     assert len(same_weights) == 2 and not torch.equal(*same_weights)
 
 
+@pytest.mark.parametrize("per_fold", [True, False])
+def test_folds_draw_alike_or_each_by_itself(per_fold, same_weights, cross_validate, tmp_path):
+    run = cross_validate(tmp_path, "--seed_per_fold", per_fold, "--folds", 1, 2, "--num_train_epochs", 1,
+                         "--variant", "linear")  # fmt: skip
+    seeds = [result["training_seed"] for result in run.run()["folds"]]
+    assert [fold.training_seed for fold in run.fold_runs[:2]] == seeds
+    assert (len(set(seeds)) == 2) == per_fold and (seeds == [42, 42]) == (not per_fold)
+    assert torch.equal(*same_weights) == (not per_fold)
+
+
 def test_the_seed_of_a_run_draws_its_random_validation_set(cross_validate, tmp_path):
     flags = ("--validation", "random", "--fold_unit", "speaker", "--seed")
     runs = [cross_validate(tmp_path, *flags, seed) for seed in SEEDS]

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import command_line
@@ -12,8 +14,10 @@ def test_held_out_utterances_in_each_condition(finished, small_corpus, encoder, 
     run = cross_validate(finished[0].output_dir)
     seen, encode = [], feature_cache._Encoding.frames
     monkeypatch.setattr(feature_cache._Encoding, "frames", lambda *args: seen.append(1) or encode(*args))
+    kept = sorted(Path(run.data_args.cache_dir).iterdir())
     rows = evaluate_robustness(run, conditions=["white_noise_0_dB", "cut_0.5_s"])
     assert len(seen) == 2 * 40
+    assert sorted(Path(run.data_args.cache_dir).iterdir()) == kept  # frames of noise are not left behind
     assert [row["name"] for row in rows] == ["clean", "white_noise_0_dB", "cut_0.5_s"]
     folder = run.output_dir / "robustness" / "seed0"
     said = {row["name"]: Predictions.read(folder / row["name"] / "predictions.csv") for row in rows}
@@ -30,6 +34,8 @@ def test_held_out_utterances_in_each_condition(finished, small_corpus, encoder, 
                         "--condition", "white_noise_0_dB")  # fmt: skip
     assert told.exit_code == 0, told.stderr
     assert "| white noise, 0 dB |" in told.stdout
+    page = (run.output_dir / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Robustness</h2>" in page and "<td>white noise, 0 dB</td>" in page
 
 
 def test_a_condition_that_is_not_known_is_told(finished, small_corpus):

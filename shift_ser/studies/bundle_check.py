@@ -1,0 +1,265 @@
+"""The check of a bundle: every score, interval and sentence is computed again from the predictions."""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.calibration import describe as describe_calibration
+from ..evaluation.metrics import SCORES, wa_ua_f1
+from ..evaluation.predictions import Predictions
+from ..evaluation.report import headline, summarise
+from ..evaluation.run_folder import PLANS, PREDICTIONS, RESULTS, STUDY_BASELINES, read_json
+from ..evaluation.uncertainty import describe as describe_uncertainty
+from ..training.fold_plan import FoldPlan
+from .baselines import baseline_key
+from .bundle import BUNDLE, FORMAT, PAGE, are_published, counts, published_total, study_texts
+from .bundle_page import page_text
+
+_CLOSE = 1e-9
+
+
+class BundleError(ValueError):
+    """A bundle that does not add up; the message names the file."""
+
+
+def verify_bundle(folder: str | Path) -> dict[str, int]:
+    """Check that a bundle adds up.
+
+    Files are what `bundle.json` says they are; predictions are those of the plans' test sets, once each, with the same
+    labels everywhere; scores of folds, means, intervals and calibration, tables, sentences and the page are what comes
+    of the predictions; counts of the corpus are those of the predictions.
+
+    Args:
+        folder: The bundle.
+
+    Returns:
+        How many `studies`, `cells`, `folds` and `predictions` were checked.
+
+    Raises:
+        BundleError: If something does not fit; the file is named.
+        FileNotFoundError: If there is no bundle.
+    """
+    folder = Path(folder)
+    if not (folder / BUNDLE).is_file():
+        raise FileNotFoundError(f"a bundle must hold {BUNDLE}, there is none in {str(folder)!r}")
+    with _blamed(BUNDLE):
+        bundle = read_json(folder / BUNDLE)
+        if bundle["format"] != FORMAT:
+            raise ValueError(f"its format must be {FORMAT}, got {bundle['format']}")
+        _check_files(folder, bundle["files"])
+    done = {"studies": 0, "cells": 0, "folds": 0, "predictions": 0}
+    known: dict[str, tuple[Any, ...]] = {}
+    for name, entry in bundle["studies"].items():
+        for cell in dict.fromkeys(place["cell"] for place in entry["places"]):
+            if cell not in entry["missing"]:
+                folds, rows = _check_cell(folder, f"{name}/{cell}", bundle["corpus"]["fingerprints"], known)
+                done = {**done, "cells": done["cells"] + 1, "folds": done["folds"] + folds}
+                done["predictions"] += rows
+        _check_study(folder, name, entry)
+        done["studies"] += 1
+    with _blamed(BUNDLE):
+        _check_corpus(folder, bundle)
+    _same_text(page_text(folder, bundle), folder, PAGE)
+    return done
+
+
+@contextmanager
+def _blamed(file: str) -> Iterator[None]:
+    """Say which file is at fault for what goes wrong inside."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BundleError(f"{file}: {told}") from error
+
+
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {BUNDLE}
+    for name in sorted(there ^ set(files)):
+        raise BundleError(f"{name}: " + ("it is not listed in bundle.json" if name in there else "it is missing"))
+    for name, digest in files.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise BundleError(f"{name}: it has changed, its SHA-256 is not the one in {BUNDLE}")
+
+
+def _check_cell(
+    folder: Path, cell: str, fingerprints: Mapping[str, str], known: dict[str, tuple[Any, ...]]
+) -> tuple[int, int]:
+    """Predictions against plans and results; gives the number of folds and of rows."""
+    names = {file: f"{cell}/{file}" for file in (PREDICTIONS, PLANS, RESULTS)}
+    with _blamed(names[PLANS]):
+        plans = {plan.fold: plan for plan in map(FoldPlan.from_dict, read_json(folder / names[PLANS]))}
+    with _blamed(names[RESULTS]):
+        results = read_json(folder / names[RESULTS])
+        for name, value in fingerprints.items():
+            if results["settings"]["fingerprints"][name] != value:
+                raise ValueError(f"it is of another corpus: the fingerprint of its {name} is another one")
+        for result in results["folds"]:
+            _check_log(result)
+    with _blamed(names[PREDICTIONS]):
+        said = Predictions.read(folder / names[PREDICTIONS])
+        _check_rows(said, plans, results["folds"], known)
+    with _blamed(names[RESULTS]):
+        _check_scores(said, plans, results)
+    return len(results["folds"]), len(said)
+
+
+def _check_rows(
+    said: Predictions, plans: Mapping[int, FoldPlan], folds: list[Any], known: dict[str, tuple[Any, ...]]
+) -> None:
+    """The test set of each fold, once; labels and speakers as in all other cells; the top label is the prediction."""
+    wanted = {(fold["fold"], fold["seed"]) for fold in folds}
+    found = {key: set(rows["utterance"]) for key, rows in said.table.groupby(["fold", "seed"])}
+    for fold, seed in sorted(wanted ^ set(found)):
+        raise ValueError(f"fold {fold} with seed {seed} must be in predictions and results, it is in one of them")
+    for (fold, seed), utterances in found.items():
+        for name in sorted(utterances ^ set(plans[fold].test)):
+            where = "is missing" if name not in utterances else "is not in its plan"
+            raise ValueError(f"fold {fold} with seed {seed}: utterance {name!r} {where}")
+    for utterance, label, speaker in said.table[["utterance", "label", "speaker"]].itertuples(index=False):
+        if known.setdefault(utterance, (label, speaker)) != (label, speaker):
+            told = f"{(label, speaker)} and {known[utterance]}"
+            raise ValueError(f"utterance {utterance!r} must have one label and speaker, got {told} in two cells")
+    if said.probabilities is not None:
+        top = said.probabilities.max(axis=1)
+        chosen = said.probabilities[np.arange(len(said)), said.predicted]
+        if (wrong := chosen < top).any():
+            name = said.table["utterance"][int(wrong.argmax())]
+            raise ValueError(f"the prediction of {name!r} must be the label with the highest probability")
+
+
+def _check_log(result: Mapping[str, Any]) -> None:
+    """The columns of a fold against the scores that were logged after each epoch."""
+    epochs = [entry for entry in result["history"] if "eval_test_wa" in entry]
+    tested = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
+    columns = {"last": tested[-1], "oracle": {name: max(scores[name] for scores in tested) for name in SCORES}}
+    for column, scores in columns.items():
+        if column != headline(result):
+            _same(scores, result["columns"][column], f"fold {result['fold']}, {column}, of the logged epochs")
+
+
+def _check_scores(said: Predictions, plans: Mapping[int, FoldPlan], results: Mapping[str, Any]) -> None:
+    """Scores of folds, their means, intervals and calibration, from the predictions."""
+    table = said.table.assign(true=said.references, guess=said.predicted)
+    for result in results["folds"]:
+        where = f"fold {result['fold']} with seed {result['seed']}"
+        if plans[result["fold"]].hash != result["plan"]:
+            raise ValueError(f"{where}: its plan is another one than that in {PLANS}")
+        rows = table[(table["fold"] == result["fold"]) & (table["seed"] == result["seed"])]
+        scores = wa_ua_f1(rows["guess"].to_numpy(), references=rows["true"].to_numpy())
+        _same(scores, result["test"], f"{where}, scores of the predictions")
+        _same(scores, result["columns"][headline(result)], f"{where}, {headline(result)}")
+    _same(summarise(results["folds"], num_folds=results["summary"]["num_folds"]), results["summary"], "summary")
+    _same(describe_uncertainty(said), results["uncertainty"], "uncertainty")
+    _same(describe_calibration(said), results["calibration"], "calibration")
+
+
+def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Baselines from their predictions; tables to the last digit that counts; sentences to the letter."""
+    if entry["baselines"]:
+        with _blamed(f"{name}/{STUDY_BASELINES}"):
+            _check_baselines(folder / name, entry)
+    with _blamed(BUNDLE):
+        texts = study_texts(folder / name, entry, name)
+    for file, text in texts.items():
+        if file.endswith(".csv"):
+            _same_table(text, folder, f"{name}/{file}")
+        else:
+            _same_text(text, folder, f"{name}/{file}")
+
+
+def _check_baselines(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Scores of the baselines from their predictions, on the folds of the first cell that shows them."""
+    known, checked = read_json(folder / STUDY_BASELINES), set()
+    for cell in (place["cell"] for place in entry["places"] if place["cell"] not in entry["missing"]):
+        key = baseline_key(folder / cell)
+        if key in checked or key not in known:
+            continue
+        checked.add(key)
+        table = Predictions.read(folder / cell / PREDICTIONS).table
+        labels = dict(zip(table["utterance"], table["label"], strict=True))
+        tests = [plan["test"] for plan in read_json(folder / cell / PLANS) if set(plan["test"]) <= labels.keys()]
+        for row in known[key]:
+            scores = [
+                wa_ua_f1([row["predicted"][n] for n in test], references=[labels[n] for n in test]) for test in tests
+            ]
+            for name in SCORES:
+                values = [score[name] for score in scores]
+                spread = {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else None}
+                _same(spread, row[name], f"{row['name']}, {name}")
+
+
+def _check_corpus(folder: Path, bundle: Mapping[str, Any]) -> None:
+    told = bundle["corpus"]
+    results, counted = counts(folder, bundle["studies"])
+    _same(counted, told["counts"], "counts of the corpus")
+    for name in ("name", "title", "description", "synthetic"):
+        _same(results["corpus"][name], told[name], f"{name} of the corpus")
+    if told["published"] is not None and told["published"]["utterances"] != published_total(told["name"]):
+        raise ValueError(f"{published_total(told['name'])} utterances of the corpus are published, not as it says")
+    _same(are_published(counted, told["published"]), told["counts_are_published"], "counts_are_published")
+
+
+def _same(here: Any, there: Any, what: str) -> None:
+    """Refuse numbers that differ by more than rounding, and anything else that differs."""
+    for path, ours, theirs in _differences(json.loads(json.dumps(here)), there, what):
+        raise ValueError(f"{path} must be {ours!r} by the predictions, got {theirs!r}")
+
+
+def _differences(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for name in {**ours, **theirs}:
+            yield from _differences(ours.get(name), theirs.get(name), f"{path}, {name}")
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differences(one, other, f"{path}, {index}")
+    elif not _equal(ours, theirs):
+        yield path, ours, theirs
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    numbers = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in (ours, theirs)]
+    return math.isclose(ours, theirs, rel_tol=_CLOSE, abs_tol=_CLOSE) if all(numbers) else ours == theirs
+
+
+def _same_table(text: str, folder: Path, file: str) -> None:
+    ours, theirs = (list(csv.reader(io.StringIO(each))) for each in (text, _read(folder, file)))
+    for line, (one, other) in enumerate(itertools.zip_longest(ours, theirs, fillvalue=[]), 1):
+        if len(one) != len(other) or not all(_equal(_number(a), _number(b)) for a, b in zip(one, other, strict=True)):
+            raise BundleError(
+                f"{file}: line {line} must be {','.join(one)!r} by the predictions, got {','.join(other)!r}"
+            )
+
+
+def _number(cell: str) -> float | str:
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _same_text(text: str, folder: Path, file: str) -> None:
+    for line, (one, other) in enumerate(
+        itertools.zip_longest(text.splitlines(), _read(folder, file).splitlines(), fillvalue=""), 1
+    ):
+        if one != other:
+            raise BundleError(f"{file}: line {line} must be {one!r} by the predictions, got {other!r}")
+
+
+def _read(folder: Path, file: str) -> str:
+    try:
+        return (folder / file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: {error}") from error

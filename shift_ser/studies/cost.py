@@ -1,0 +1,191 @@
+"""What studies will take: cells, folds and optimizer steps, counted; hours only from steps that were timed here."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from ..corpora import load_corpus
+from ..evaluation.run_folder import CELL
+from ..model.modeling_shift_ser import ShiftForSequenceClassification
+from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
+from ..training.protocols import PlanOptions, chosen_units, plan_folds
+from .grid import StudyPlan
+
+_TIMED = 3  # steps, after one that is not timed
+_FRAMES = 50  # of the encoder a second
+
+
+@dataclass
+class Cost:
+    """Of the cells that are not whole yet.
+
+    Attributes:
+        cells: Runs.
+        folds: Trainings.
+        steps: Optimizer steps; `None` if batches are made by seconds, which takes all lengths to count.
+        seconds: Of training and scoring, estimated; `None` if nothing was timed.
+    """
+
+    cells: int = 0
+    folds: int = 0
+    steps: int | None = 0
+    seconds: float | None = None
+
+
+def study_cost(plan: StudyPlan, *, timed: dict[str, tuple[float, float]] | None = None) -> Cost:
+    """Count what a study has still to do; with `timed`, estimate how long it takes.
+
+    Args:
+        plan: The study's.
+        timed: Seconds of a training step and of scoring a batch, by kind of model; kinds that are new are timed and
+            added. `None`: nothing is timed.
+    """
+    cost, sizes = Cost(seconds=None if timed is None else 0.0), {}
+    for name, words in plan.cells.items():
+        if (plan.output_dir / name / CELL).exists():
+            continue
+        model_args, data_args, run_args = parse_arguments([*words, "--output_dir", str(plan.output_dir / name)])
+        key = str([data_args, *(getattr(run_args, name) for name in ("protocol", *_plan_names()))])
+        if key not in sizes:
+            sizes[key] = part_sizes(data_args, run_args)
+        folds = {fold: parts for fold, parts in sizes[key].items() if not run_args.folds or fold in run_args.folds}
+        cost.cells, cost.folds = cost.cells + 1, cost.folds + len(folds)
+        for train, scored in folds.values():
+            steps = fold_steps(train, run_args)
+            cost.steps = None if steps is None or cost.steps is None else cost.steps + steps
+            if timed is not None and cost.seconds is not None and steps is not None:
+                step, batch = _timing(timed, model_args, data_args, run_args)
+                batches = math.ceil(scored / run_args.per_device_eval_batch_size) * run_args.num_train_epochs
+                cost.seconds += steps * step + batches * batch
+    return cost
+
+
+def _plan_names() -> list[str]:
+    return [field.name for field in fields(PlanOptions)]
+
+
+def part_sizes(data_args: DataArguments, run_args: RunArguments) -> dict[int, tuple[int, int]]:
+    """For each fold of a run: utterances trained on, and utterances scored after every epoch."""
+    dataset = load_corpus(data_args.corpus, **data_args.corpus_options())
+    options = {name: getattr(run_args, name) for name in _plan_names()}
+    options |= chosen_units(
+        dataset, protocol=run_args.protocol, fold_unit=options["fold_unit"], validation=options["validation"]
+    )
+    plans = plan_folds(dataset, protocol=run_args.protocol, **options)
+    return {plan.fold: (len(plan.train), len(plan.validation) + len(plan.test)) for plan in plans}
+
+
+def fold_steps(num_train: int, run_args: RunArguments) -> int | None:
+    """Optimizer steps of a fold; `None` if batches are made by seconds. A refit is not counted."""
+    if run_args.max_steps > 0:
+        return run_args.max_steps
+    if run_args.max_batch_seconds is not None:
+        return None
+    size = run_args.per_device_train_batch_size
+    batches = num_train // size if run_args.dataloader_drop_last else math.ceil(num_train / size)
+    return math.ceil(max(1, math.ceil(batches / run_args.gradient_accumulation_steps)) * run_args.num_train_epochs)
+
+
+def _timing(
+    timed: dict[str, tuple[float, float]], model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments
+) -> tuple[float, float]:
+    told = (model_args.encoder, model_args.scenario, model_args.variant, data_args.max_seconds)
+    key = str((*told, run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size))
+    if key not in timed:
+        timed[key] = time_model(model_args, data_args, run_args)
+    return timed[key]
+
+
+def time_model(
+    model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments, *, steps: int = _TIMED
+) -> tuple[float, float]:
+    """Seconds of one training step and of scoring one batch, on this machine, with noise of full length.
+
+    Args:
+        model_args: Encoder, head and scenario; of a frozen encoder the frames are noise, so its own pass is not timed.
+        data_args: The length.
+        run_args: Batch sizes and the device.
+        steps: How many are timed, after one that is not.
+    """
+    model = ShiftForSequenceClassification.from_encoder_pretrained(
+        model_args.encoder_path, **model_args.config_options(), num_labels=4
+    ).to(run_args.device)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
+
+    def batch(size: int) -> dict[str, Any]:
+        width = model.config.encoder_config.hidden_size
+        shapes = {
+            "input_values": (size, round(16000 * data_args.max_seconds)),
+            "encoder_hidden_states": (size, round(_FRAMES * data_args.max_seconds), width),
+        }
+        name = "encoder_hidden_states" if model.config.freeze_encoder else "input_values"
+        values = {name: torch.randn(shapes[name]), "labels": torch.arange(size) % 4}
+        return {key: value.to(run_args.device) for key, value in values.items()}
+
+    def train(inputs: Mapping[str, Any]) -> None:
+        model.train()
+        model(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), run_args.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def score(inputs: Mapping[str, Any]) -> None:
+        model.eval()
+        model(**inputs).logits.cpu()
+
+    sizes = (run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size)
+    return _seconds(train, batch(sizes[0]), steps), _seconds(score, batch(sizes[1]), steps)
+
+
+def _seconds(call: Any, inputs: Mapping[str, Any], steps: int) -> float:
+    call(inputs)
+    _wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        call(inputs)
+    _wait()
+    return (time.perf_counter() - start) / steps
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def cost_text(plans: Mapping[str, StudyPlan], *, measure: bool = False) -> str:
+    """What studies have still to do, a line each and one for all.
+
+    Args:
+        plans: The studies by name.
+        measure: Whether to time a few steps of each kind of model and tell hours.
+    """
+    timed: dict[str, tuple[float, float]] | None = {} if measure else None
+    costs = {name: study_cost(plan, timed=timed) for name, plan in plans.items()}
+    lines = [_line(name, cost) for name, cost in costs.items()]
+    if len(costs) > 1:
+        steps = [cost.steps for cost in costs.values()]
+        seconds = [cost.seconds for cost in costs.values()]
+        total = Cost(
+            sum(cost.cells for cost in costs.values()),
+            sum(cost.folds for cost in costs.values()),
+            None if None in steps else sum(step or 0 for step in steps),
+            None if None in seconds else sum(second or 0.0 for second in seconds),
+        )
+        lines.append(_line("all", total))
+    if measure:
+        lines.append(
+            f"hours: from {_TIMED} steps of each kind of model on this machine, on noise of full length, one run at a"
+            " time; without the pass of frozen encoders and without baselines"
+        )
+    return "\n".join(["to be run:", *lines])
+
+
+def _line(name: str, cost: Cost) -> str:
+    steps = "steps not counted (batches by seconds)" if cost.steps is None else f"{cost.steps:,} steps"
+    hours = "" if cost.seconds is None else f", about {cost.seconds / 3600:.1f} hours"
+    return f"  {name}: {cost.cells} cells, {cost.folds} folds, {steps}{hours}"
