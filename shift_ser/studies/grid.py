@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +37,7 @@ FIXED = {
 }
 # fmt: on
 KEYS = ("base", "grid", "grids", "output_dir", "skip_impossible", "keep_models", "baselines")
+_IMPOSSIBLE = "grid must hold possible combinations (skip_impossible: true leaves others out), got"
 SEEDS = {"seed", "seeds"}
 ALIASES = ("variant", "seeds")  # shown as head_type and seed
 OPTIONS = {field.name for kind in (ModelArguments, DataArguments, RunArguments) for field in fields(kind)} | {
@@ -106,11 +107,7 @@ def plan_study(
     refuse_unknown(study, KEYS, where=f"study {str(path)!r}")
     base, combinations = _read_base(study.get("base"), path), list(_combinations(study, path))
     if corpus is not None:
-        if any("corpus" in combination for combination in combinations):
-            raise ValueError(
-                f"corpus must not be given where the grid varies it, as {str(path)!r} does, got {corpus!r}"
-            )
-        base["corpus"] = str(corpus)
+        base["corpus"] = _other_corpus(corpus, combinations, path)
     extra = [name for name in dict.fromkeys(itertools.chain(*combinations)) if name not in {*COLUMNS, *ALIASES}]
     places: dict[str, Place] = {}  # by content: a place that is listed twice is shown once
     cells: dict[str, list[str]] = {}
@@ -127,10 +124,7 @@ def plan_study(
             told = ", ".join(f"{name}={value}" for name, value in combination.items())
             impossible.append(f"{told}: {' '.join(str(error).split())}")
     if not places or (impossible and not study.get("skip_impossible", False)):
-        listed = "\n".join(f"- {line}" for line in impossible)
-        raise ValueError(
-            f"grid must hold possible combinations (skip_impossible: true leaves others out), got\n{listed}"
-        )
+        raise ValueError("\n- ".join([_IMPOSSIBLE, *impossible]))
     found = list(places.values())
     # A head's own defaults differ from another's as well, but nobody varied them.
     named = {"head_type", "shift_placement", "seed", *itertools.chain(*combinations)}
@@ -146,6 +140,15 @@ def plan_study(
         ],
         **{name: bool(study.get(name, True)) for name in ("keep_models", "baselines")},
     )
+
+
+def _other_corpus(corpus: str | Path, combinations: Sequence[Mapping[str, Any]], path: Path) -> str:
+    """The corpus that takes the place of the file's."""
+    if any("corpus" in combination for combination in combinations):
+        raise ValueError(
+            f"corpus must not be given where the grid varies it, as {str(path)!r} does, got {str(corpus)!r}"
+        )
+    return str(corpus)
 
 
 def _read_base(base: Any, path: Path) -> dict[str, Any]:
