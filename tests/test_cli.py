@@ -19,9 +19,11 @@ from shift_ser.recipes import recipe_names
 
 COMMANDS = [
     "adapt",
+    "app",
     "check",
     "compare",
     "convert",
+    "cross",
     "demo",
     "evaluate",
     "export",
