@@ -1,6 +1,7 @@
 """Kill a run at random moments, let it go on, and compare what it leaves with a run that nobody killed.
 
-    python benchmarks/kill_and_resume.py --kills 20 --seed 0
+    python -m benchmarks.kill_and_resume --kills 20 --seed 0                # frames of the demo's frozen encoder
+    python -m benchmarks.kill_and_resume --kills 20 --seed 0 --fine_tuning   # a tiny random encoder is trained too
 
 A round starts in an empty folder, is ended by SIGKILL after a time drawn evenly over the length of the undisturbed run,
 started again, killed again, until it is done; rounds follow until there were enough kills. Every file that a round
@@ -17,11 +18,15 @@ import re
 import sys
 import tempfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Every step of a fold: training, validation, refit, scoring, saving; and the step from fold to fold.
 RUN = "--folds 1 2 --refit true --num_train_epochs 2 --learning_rate 1e-3 --per_device_train_batch_size 8"
+
+FINE_TUNING = "--scenario fine_tuning --encoder_augmentation true --folds 1 2 --num_train_epochs 2"
+FINE_TUNING += " --learning_rate 1e-3 --per_device_train_batch_size 8"
 
 
 def run(words: list[str], log: Path) -> None:
@@ -34,6 +39,11 @@ def run(words: list[str], log: Path) -> None:
 
     torch.set_num_threads(1)
     CrossValidation(*parse_arguments(words)).run()
+
+
+def without_cost(content: bytes) -> bytes:
+    """A file without the seconds and the memory that its results tell."""
+    return re.sub(rb'"cost": \{.*?\}', b"", content, flags=re.S)
 
 
 class Rounds:
@@ -49,13 +59,18 @@ class Rounds:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["shift_ser.training.cross_validation"])
 
-    def attempt(self, name: str, *, seconds: float | None = None) -> bool:
-        """Start the run of a round, or let it go on; whether it came to its end within the time."""
+    def start(self, name: str, log: Path) -> BaseProcess:
+        """Start the run of a round, or let it go on."""
         paths = {"output_dir": self.folder / name / "out", "cache_dir": self.folder / name / "cache"}
         words = [*self.words, "--disable_tqdm", "true", *(f"--{key}={path}" for key, path in paths.items())]
-        log = self.folder / f"{name}.log"
         process = self.context.Process(target=run, args=(words, log))
         process.start()
+        return process
+
+    def attempt(self, name: str, *, seconds: float | None = None) -> bool:
+        """Start the run of a round, or let it go on; whether it came to its end within the time."""
+        log = self.folder / f"{name}.log"
+        process = self.start(name, log)
         process.join(seconds)
         if process.is_alive():
             process.kill()
@@ -65,13 +80,30 @@ class Rounds:
             sys.exit(f"{log.read_text()}\nerror: the run of {name} ended with exit code {process.exitcode}")
         return True
 
+    def timed(self, name: str) -> float:
+        """Seconds that a whole run takes."""
+        start = time.perf_counter()
+        self.attempt(name)
+        return time.perf_counter() - start
+
+    def pair(self, name: str, offset: float) -> tuple[list[int | None], str]:
+        """Two runs in one folder, the second some seconds after the first: exit codes, and what they said."""
+        logs = [self.folder / f"{name}, {which}.log" for which in ("first", "second")]
+        first = self.start(name, logs[0])
+        time.sleep(offset)
+        second = self.start(name, logs[1])
+        for process in (first, second):
+            process.join()
+        return [first.exitcode, second.exitcode], "\n".join(log.read_text() for log in logs if log.exists())
+
     def files(self, name: str) -> dict[str, bytes]:
         """What a round has left, but for the seconds and the memory that its results tell."""
         folder = self.folder / name / "out"
-        files = {
-            str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        return {
+            str(path.relative_to(folder)): without_cost(path.read_bytes())
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".lock") and path.name != "checksums.json"
         }
-        return {path: re.sub(rb'"cost": \{.*?\}', b"", content, flags=re.S) for path, content in files.items()}
 
     def newest(self, name: str) -> str:
         """The file or folder of a round that was touched last."""
@@ -85,19 +117,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill a run at random moments and compare what it leaves.")
     parser.add_argument("--kills", type=int, default=20, help="at least; the last round is brought to its end")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--encoder", default="demo_encoder")
+    parser.add_argument("--fine_tuning", action="store_true", help="train a tiny random encoder too")
+    parser.add_argument("--encoder", help="default: demo_encoder; with --fine_tuning a tiny random one is made")
     parser.add_argument("--corpus", help="default: a synthetic one of 40 utterances is made")
-    parser.add_argument("--run", default=RUN, help="flags of run_ser.py")
+    parser.add_argument("--run", help="flags of the run, in place of those that every step of a fold belongs to")
     args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         corpus = args.corpus or make_corpus(Path(folder) / "corpus")
-        rounds = Rounds(Path(folder), ["--encoder", args.encoder, "--corpus", str(corpus), *args.run.split()])
+        tiny = args.fine_tuning and not args.encoder
+        encoder = make_encoder(Path(folder) / "encoder") if tiny else args.encoder or "demo_encoder"
+        flags = args.run or (FINE_TUNING if args.fine_tuning else RUN)
+        rounds = Rounds(Path(folder), ["--encoder", str(encoder), "--corpus", str(corpus), *flags.split()])
         rounds.attempt("warm up", seconds=0)  # the process that the runs are forked from imports its packages
-        start = time.perf_counter()
-        rounds.attempt("undisturbed")
-        duration = time.perf_counter() - start
+        duration = rounds.timed("undisturbed")
         expected = rounds.files("undisturbed")
         print(f"An undisturbed run takes {duration:.1f} s and leaves {len(expected)} files.\n")
         print("| round | kill | after s | last written |\n| ---: | ---: | ---: | --- |")
@@ -119,6 +153,24 @@ def make_corpus(folder: Path) -> Path:
     from shift_ser.corpora.synthetic import make_synthetic_corpus
 
     return make_synthetic_corpus(folder, num_utterances=40, seed=0)
+
+
+def make_encoder(folder: Path) -> Path:
+    """A tiny random encoder."""
+    import torch
+    from transformers import AutoModel, HubertConfig
+
+    from shift_ser import ShiftFeatureExtractor
+
+    torch.manual_seed(0)
+    config = HubertConfig(
+        hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16, 16),
+        conv_stride=(5, 8, 8), conv_kernel=(10, 8, 8), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer", do_stable_layer_norm=True,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    ShiftFeatureExtractor().save_pretrained(folder)
+    return folder
 
 
 if __name__ == "__main__":

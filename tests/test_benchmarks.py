@@ -28,6 +28,7 @@ def smoke(tmp_path_factory):
     return printed.getvalue(), json.loads((folder / "speed.json").read_text()), (folder / "speed.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_command_prints_and_saves_every_line(smoke):
     printed, results, saved = smoke
     assert printed == saved + "\n"
@@ -44,6 +45,7 @@ def test_one_command_prints_and_saves_every_line(smoke):
     assert "Tiny sizes" in saved
 
 
+@pytest.mark.slow
 def test_results_tell_neither_host_nor_path(smoke):
     _, results, saved = smoke
     for text in (json.dumps(results), saved):
@@ -51,6 +53,7 @@ def test_results_tell_neither_host_nor_path(smoke):
         assert os.uname().nodename not in text.split()
 
 
+@pytest.mark.slow
 def test_counts_say_that_a_shift_costs_nothing(smoke):
     counts = dict(smoke[1]["parts"][speed.COUNTS]["counts"])
     assert counts["the shift, forward 1/16"] == counts["the shift, bidirectional 1/4"] == "0 parameters, 0 FLOPs"

@@ -1,9 +1,9 @@
 """The command line: each command on tiny runs, and what is said to who mistypes something."""
 
-import os
+import runpy
 import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +142,8 @@ def test_a_run_that_is_not_complete_does_not_exit_with_0(run_dir, tmp_path):
         .replace('"missing": []', '"missing": [{"fold": 5, "seed": 42, "reason": "x"}]')
     )
     (copy / "results.json").write_text(text)
+    assert "results.json' is damaged or changed" in command_line("evaluate", copy).stderr
+    (copy / "checksums.json").unlink()  # the change is meant
     told = command_line("evaluate", copy)
     assert not results["missing"] and told.exit_code == 1 and told.stderr == "error: 1 folds are missing\n"
     told = command_line("push", copy)
@@ -153,6 +155,7 @@ def test_push_needs_the_hub(run_dir):
     assert told.exit_code == 1 and "HF_HUB_OFFLINE is set" in told.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = command_line("demo", "--num_utterances", 40, "--num_train_epochs", 1, "--disable_tqdm", "true")
@@ -166,13 +169,16 @@ def test_the_demo_from_an_empty_folder(tmp_path, monkeypatch):
     assert command_line("predict", "--model", model, "one.wav").exit_code == 0
 
 
-def test_python_m_and_the_example_are_the_same_command(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    example = str(Path(__file__).parents[1] / "examples" / "run_ser.py")
-    for command in (["-m", "shift_ser.cli", "train"], [example]):
-        words = [sys.executable, *command, "dmeo"]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 2 and done.stderr.endswith("did you mean 'demo'?\n")
+def test_python_m_and_the_example_are_the_same_command(monkeypatch, capsys):
+    example = Path(__file__).parents[1] / "examples" / "run_ser.py"
+    for run, words in (
+        (partial(runpy.run_module, "shift_ser.cli", run_name="__main__"), ["shift_ser.cli", "train", "dmeo"]),
+        (partial(runpy.run_path, str(example), run_name="__main__"), [str(example), "dmeo"]),
+    ):
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as left:
+            run()
+        assert left.value.code == 2 and capsys.readouterr().err.endswith("did you mean 'demo'?\n")
     listed = CliRunner().invoke(cli, ["train", "nothing_like_it"]).stderr
     assert all(name in listed for name in recipe_names())
 

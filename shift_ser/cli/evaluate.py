@@ -79,14 +79,14 @@ def _evaluate_file(path: str) -> None:
 
 def _evaluate_run(run: str, corpus: str | None, words: Sequence[str], conditions: Sequence[str] | None) -> None:
     """The table of a run; with a corpus its models are scored again, with conditions in each of them."""
-    from ..evaluation.run_folder import RESULTS, TABLE, read_json
+    from ..evaluation.run_folder import RESULTS, TABLE, read_json, read_text
     from ..training.options import settings_words
 
     results = read_json(Path(run) / RESULTS)
     if corpus is None:
         if words:
             raise click.UsageError(f"{words[0]} needs --corpus")
-        click.echo((Path(run) / TABLE).read_text(encoding="utf-8"), nl=False)
+        click.echo(read_text(Path(run) / TABLE), nl=False)
         if results["missing"]:
             raise Failed(f"{len(results['missing'])} folds are missing")
         return

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .run_folder import aside
+from .run_folder import aside, check_file
 
 PROBABILITY = "p_"  # before a label: the column of its probability
 VALUE = "value_"  # before a dimension (valence, ...): the column of what the model said
@@ -88,11 +88,13 @@ class Predictions:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it does not hold predictions; the file is named, with what it holds.
+            ValueError: If it does not hold predictions, or is of a run and not as it was written; the file is named,
+                with what it holds.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"predictions must be a CSV file, there is no {str(path)!r}")
+        check_file(path)
         try:
             cells = pd.read_csv(
                 path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False, encoding="utf-8-sig"

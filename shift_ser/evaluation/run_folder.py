@@ -1,8 +1,9 @@
-"""What a run leaves behind: the names of its files, and how they are written."""
+"""What a run leaves behind: the names of its files, how they are written, and checksums that tell when one changed."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line reads names here, without the packages of training
     from matplotlib.figure import Figure
 
+CHECKSUMS = "checksums.json"  # size and CRC-32 of the files beside it, in the folders of runs, folds and checkpoints
 # In the folder of a run
 SETTINGS = "run.json"  # what its results depend on; written first
 PLANS = "plans.json"
@@ -77,7 +79,12 @@ def write_json(path: str | Path, obj: Any) -> None:
         path: File to write.
         obj: What JSON can hold; NaN and infinity it cannot.
     """
-    write_text(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(obj))
+
+
+def json_text(obj: Any) -> str:
+    """What `write_json` puts into a file."""
+    return json.dumps(obj, indent=2, allow_nan=False) + "\n"
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -87,8 +94,123 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: If it is no JSON, or not as it was written (see `check_file`); the file is named.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged, it holds no JSON: {error}") from error
+
+
+def read_text(path: str | Path) -> str:
+    """What `write_text` wrote.
+
+    Raises:
+        ValueError: If it is not UTF-8, or not as it was written (see `check_file`); the file is named.
+    """
+    check_file(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is damaged, it is not UTF-8: {error}") from error
+
+
+def write_checksums(folder: str | Path, names: Iterable[str], *, coming: Mapping[str, Any] | None = None) -> None:
+    """Write down size and CRC-32 of files of a folder; from then on one that is changed is told from what was written.
+
+    Args:
+        folder: Where the files lie.
+        names: The files, by their paths in the folder.
+        coming: Files that will be written next with `write_json`, by their names.
+    """
+    folder = Path(folder)
+    found = {name: _checksum(_blocks(folder / name)) for name in sorted(names)}
+    found |= {name: _checksum([json_text(obj).encode()]) for name, obj in (coming or {}).items()}
+    write_json(folder / CHECKSUMS, found)
+
+
+def changed_files(folder: str | Path) -> dict[str, str]:
+    """Files of a folder that are not as they were written, and what is wrong with each; empty without checksums.
+
+    Raises:
+        ValueError: If the checksums themselves are damaged.
+    """
+    folder = Path(folder)
+    return {name: what for name, written in _checksums(folder).items() if (what := _change(folder / name, written))}
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse a file that is not as it was written; one of which nothing is written down passes.
+
+    Raises:
+        ValueError: If the checksums beside it say otherwise, or are damaged; the file is named.
+    """
+    path = Path(path)
+    written = _checksums(path.parent).get(path.name)
+    if written and path.exists() and (what := _change(path, written)):
+        raise ValueError(f"{str(path)!r} {what}. {_ACCEPT.format(path.with_name(CHECKSUMS))}")
+
+
+def check_model_files(folder: str | os.PathLike) -> None:
+    """Refuse a saved model of which a file is not as the run wrote it; one that no run wrote passes.
+
+    Raises:
+        ValueError: If one is changed or missing; it is named.
+    """
+    for name, what in changed_files(folder).items():
+        if name not in (FOLD_RESULT, PREDICTIONS, VALIDATION_PREDICTIONS):
+            raise ValueError(f"{str(Path(folder) / name)!r} {what}. {_ACCEPT.format(Path(folder) / CHECKSUMS)}")
+
+
+_ACCEPT = "The command that made the run makes it again; if the change is meant, remove {}"
+_BLOCK = 1 << 20  # bytes
+
+
+def _checksums(folder: Path) -> dict[str, list[int]]:
+    """Size and CRC-32 by the name of the file; nothing where none are written."""
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and found and all(map(_is_checksum, found.values())):
+            return found
+    except ValueError:  # also what is no UTF-8
+        pass
+    raise ValueError(
+        f"{str(path)!r} is damaged: it must hold size and CRC-32 of files beside it; remove it to take them as they are"
+    )
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [int, int]
+
+
+def _change(path: Path, written: Sequence[int]) -> str | None:
+    """What is wrong with a file, if something is."""
+    if not path.is_file():
+        return "is missing"
+    size, value = _checksum(_blocks(path))
+    if size != written[0]:
+        return f"is damaged or changed: it has {size} bytes and was written with {written[0]}"
+    return "is damaged or changed: it has another checksum than was written" if value != written[1] else None
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block
+
+
+def _checksum(blocks: Iterable[bytes]) -> list[int]:
+    size = value = 0
+    for block in blocks:
+        size, value = size + len(block), zlib.crc32(block, value)
+    return [size, value]
 
 
 def save_figure(path: str | Path, figure: "Figure") -> None:

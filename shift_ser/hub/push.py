@@ -18,6 +18,8 @@ from ..evaluation.run_folder import (
     FINAL,
     RESULTS,
     TABLE,
+    check_file,
+    check_model_files,
     fold_folder,
     main_figure,
     read_json,
@@ -159,7 +161,7 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
         `requirements.txt`, for Inference Endpoints.
 
     Raises:
-        ValueError: If one of these is missing, or a link.
+        ValueError: If one of these is missing, a link, or not as the run wrote it.
     """
     output_dir = Path(output_dir)
     results = read_json(output_dir / RESULTS)
@@ -171,6 +173,8 @@ def stage_upload(output_dir: str | Path, *, repo_id: str) -> Path:
         source, told = output_dir / fold_folder(result, seeds=results["settings"]["seeds"]), {"of": result, "why": why}
     folder, part = output_dir / "hub", output_dir / f"hub.{os.getpid()}.part"
     public = public_results(results)
+    check_model_files(source)
+    check_file(output_dir / main_figure(results))
     try:
         part.mkdir()
         for path in [*model_files(source), output_dir / main_figure(results)]:

@@ -21,6 +21,7 @@ from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
+from ..evaluation.run_folder import check_model_files
 from ..model.media_container import MEDIA_SUFFIXES
 from ..model.model_place import check_model_place
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
@@ -93,11 +94,13 @@ def load_classifier(
     Raises:
         FileNotFoundError: If `model` is a folder that does not exist.
         OSError: If it is a Hub name and the Hub is out of reach or has no such model.
-        ValueError: If `dtype` is none of these, or the folder holds no model, or an encoder alone.
+        ValueError: If `dtype` is none of these, or the folder holds no model, or an encoder alone, or a file of
+            it is not as the run wrote it.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
     check_model_place(os.fspath(model))
+    check_model_files(model)
     classifier = pipeline(
         "audio-classification", model=str(model), pipeline_class=ShiftAudioClassificationPipeline, top_k=None,
         dtype=torch.float32, calibrated=calibrated, **options,

@@ -3,29 +3,26 @@
 import json
 import logging
 import shutil
-import zlib
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..evaluation.run_folder import read_json, write_json
+from ..evaluation.run_folder import CHECKSUMS, changed_files, read_json, write_checksums
 
 logger = logging.getLogger(__name__)
 
-CHECKSUMS = "checksums.json"
-_BLOCK = 1 << 20  # bytes
 
-
-def write_checksums(checkpoint: str | Path) -> None:
-    """Write down size and CRC-32 of every file of a checkpoint, last of all: from then on it counts as whole."""
-    write_json(Path(checkpoint) / CHECKSUMS, _checksums(Path(checkpoint)))
+def seal(checkpoint: str | Path) -> None:
+    """Write down the checksums of every file of a checkpoint, last of all: from then on it counts as whole."""
+    write_checksums(checkpoint, _files(Path(checkpoint)))
 
 
 def is_whole(checkpoint: str | Path) -> bool:
-    """Whether every file of a checkpoint is there as it was written."""
+    """Whether every file of a checkpoint is there as it was written, and no other one."""
+    checkpoint = Path(checkpoint)
     try:
-        return read_json(Path(checkpoint) / CHECKSUMS) == _checksums(Path(checkpoint))
+        return not changed_files(checkpoint) and _files(checkpoint) == set(read_json(checkpoint / CHECKSUMS))
     except (OSError, ValueError):
         return False
 
@@ -54,15 +51,6 @@ def last_whole_checkpoint(folder: str | Path) -> str | None:
     return None
 
 
-def _checksums(checkpoint: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 by the name of the file."""
-    paths = (path for path in sorted(checkpoint.rglob("*")) if path.is_file())
-    return {str(path.relative_to(checkpoint)): _checksum(path) for path in paths if path != checkpoint / CHECKSUMS}
-
-
-def _checksum(path: Path) -> list[int]:
-    size = value = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            size, value = size + len(block), zlib.crc32(block, value)
-    return [size, value]
+def _files(checkpoint: Path) -> set[str]:
+    paths = {path for path in checkpoint.rglob("*") if path.is_file()} - {checkpoint / CHECKSUMS}
+    return {path.relative_to(checkpoint).as_posix() for path in paths}

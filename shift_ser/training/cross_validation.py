@@ -52,6 +52,7 @@ from ..evaluation.run_folder import (
     VALUES,
     fold_folder,
     read_json,
+    write_checksums,
     write_json,
     write_text,
 )
@@ -219,6 +220,7 @@ class CrossValidation:
             raise ValueError(f"the final model cannot be trained: {error}") from error
         if self.run_args.process_index == 0:
             write_json(self.results_dir / RESULTS, report)
+            self._seal()
         return report
 
     def table(self, results: dict[str, Any]) -> str:
@@ -254,6 +256,7 @@ class CrossValidation:
             if run not in todo:
                 logger.info("%s is done, its result is kept: %s", run.name, run.folder)
                 run.tidy()
+                run.restore()
                 continue
             try:
                 self.corpus.check_unchanged()
@@ -344,8 +347,14 @@ class CrossValidation:
             write_text(self.results_dir / TABLE, f"{self.corpus.info.description}\n\n{self.table(report)}\n")
             self._plot(predictions, num_done=len(results))
             self.write_page(report, predictions)
+            self._seal()
         PartialState().wait_for_everyone()
         return report
+
+    def _seal(self) -> None:
+        """Note the checksums of what was written for the whole run."""
+        kept = (SETTINGS, PLANS, PREDICTIONS, RESULTS, TABLE, CONFUSION, RELIABILITY, RISK_COVERAGE, REPORT)
+        write_checksums(self.results_dir, [name for name in kept if (self.results_dir / name).exists()])
 
     def _pooled(self, results: list[dict[str, Any]]) -> Predictions:
         """The predictions of all folds and seeds, each with the temperature that its model was given."""

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ..corpora import find_corpus
 from ..evaluation.predictions import Predictions
-from ..evaluation.run_folder import FOLD_RESULT, PLANS, RESULTS, SETTINGS, read_json
+from ..evaluation.run_folder import FOLD_RESULT, PLANS, RESULTS, SETTINGS, check_model_files, read_json
 from ..model.configuration_shift_ser import ShiftConfig
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
@@ -58,6 +58,7 @@ def evaluate_model(
     if seen not in (None, *SEEN):
         raise ValueError(f"seen must be one of {SEEN}, got {seen!r}")
     check_model_place(os.fspath(model))
+    check_model_files(model)
     saved = ShiftForSequenceClassification.from_pretrained(model)
     if labels := _labels(saved.config, corpus):
         corpus = _with_labels(corpus, labels)

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from ..evaluation.run_folder import CHECKPOINTS, FOLD_RESULT, read_json, write_json
+from ..evaluation.run_folder import CHECKPOINTS, FOLD_RESULT, check_model_files, read_json, write_json
 from .fold import FoldRun, history_of
 from .fold_plan import FoldPlan, read_rows
 
@@ -71,7 +71,11 @@ class FinalRun(FoldRun):
         """What `train` returned, if the folder holds the final model of just these results."""
         try:
             there = read_json(self.folder / FOLD_RESULT)
-        except (OSError, ValueError):
+            check_model_files(self.folder)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            logger.warning("%s is trained again: %s", self.name, error)
             return None
         wanted = self._describe_run(results)
         return there if {name: there.get(name) for name in wanted} == wanted else None
@@ -96,6 +100,7 @@ class FinalRun(FoldRun):
         result["history"] = history_of(trained.trainer.state.log_history)
         self._save(trained, temperature=result["temperature"])
         if self.run_args.process_index == 0:
+            self._seal(result)
             write_json(self.folder / FOLD_RESULT, result)
             self.tidy()
         PartialState().wait_for_everyone()

@@ -25,12 +25,16 @@ from ..evaluation.report import headline
 from ..evaluation.run_folder import (
     ADAPTER,
     CHECKPOINTS,
+    CHECKSUMS,
     FOLD_FAILURE,
     FOLD_RESULT,
     PREDICTIONS,
     TENSORBOARD,
     VALIDATION_PREDICTIONS,
+    check_file,
+    check_model_files,
     read_json,
+    write_checksums,
     write_json,
 )
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
@@ -46,6 +50,8 @@ from .trainer import FoldProgress, ShiftTrainer
 
 logger = logging.getLogger(__name__)
 
+_SEALED = (".json", ".safetensors", ".py", ".csv")  # files of which checksums are kept
+_SAME = 1e-9  # by how much two scores of the same predictions may differ
 _LOGGED = ("epoch", "step", "loss", "grad_norm", "learning_rate")
 _EVALUATED = ("eval_validation_", "eval_test_")  # before the name of a score, or loss
 
@@ -91,48 +97,97 @@ class FoldRun:
     @property
     def result(self) -> dict[str, Any] | None:
         """What `run` returned, if the fold is whole."""
-        path = self.folder / FOLD_RESULT
-        if not path.exists():
+        if not (self.folder / FOLD_RESULT).exists():
             return None
         try:
-            result = read_json(path)
-            if (result["fold"], result["seed"], result["plan"]) == (self.plan.fold, self.seed, self.plan.hash):
-                return result
-            raise ValueError(f"it is of fold {result['fold']}, seed {result['seed']}")
-        except (ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is run again: %s is damaged (%s)", self.name, path, error)
+            return self._whole_result()
+        except ValueError as error:
+            logger.warning("%s is run again: %s", self.name, error)
             return None
+
+    def _whole_result(self) -> dict[str, Any]:
+        """What `run` returned.
+
+        Raises:
+            ValueError: If it, or what cannot be made again from the saved model, is not as it was written.
+        """
+        path = self.folder / FOLD_RESULT
+        result = read_json(path)
+        try:
+            found = (result["fold"], result["seed"], result["plan"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+        if found != (self.plan.fold, self.seed, self.plan.hash):
+            raise ValueError(f"{str(path)!r} is of fold {found[0]}, seed {found[1]}, with another plan")
+        check_model_files(self.folder)
+        if self.run_args.refit:  # the saved model is not the one that scored the validation set
+            check_file(self.folder / VALIDATION_PREDICTIONS)
+        return result
 
     def predictions(self) -> Predictions:
         """What the fold's model said of its test set: of this call, else as it was written, else scored again."""
         if self._predictions is None:
-            path = self.folder / PREDICTIONS
-            try:
-                written = Predictions.read(path)
-                if set(written.table["utterance"]) != set(self.plan.test):
-                    raise ValueError(
-                        f"{str(path)!r} must hold the {len(self.plan.test)} utterances of the test set,"
-                        f" got {len(written)}"
-                    )
-                self._predictions = written
-            except (OSError, ValueError) as error:
-                logger.warning("%s is scored again from its saved model: %s", self.name, error)
-                self.evaluate(path)
-        assert self._predictions is not None  # evaluate has made them
+            self._predictions = self._written(PREDICTIONS)
         return self._predictions
+
+    def restore(self) -> None:
+        """Make predictions of a finished fold that are damaged again; note checksums where an older version did not."""
+        self._predictions = self._written(PREDICTIONS)
+        if self.run_args.selects and not self.run_args.refit:
+            self._written(VALIDATION_PREDICTIONS)
+        if self.run_args.process_index == 0 and not (self.folder / CHECKSUMS).exists():
+            self._seal(self._whole_result())
+
+    def _written(self, file: str) -> Predictions:
+        """Predictions on file; if they are damaged or another set's, they are made again from the saved model.
+
+        Raises:
+            ValueError: If the saved model does not give the scores that the fold had.
+        """
+        path, part = self.folder / file, "test" if file == PREDICTIONS else "validation"
+        utterances = getattr(self.plan, part)
+        try:
+            written = Predictions.read(path)
+            if set(written.table["utterance"]) == set(utterances):
+                return written
+            told = f"{str(path)!r} must hold the {len(utterances)} utterances of the {part} set, got {len(written)}"
+        except (OSError, ValueError) as error:
+            told = str(error)
+        logger.warning("%s is scored again from its saved model: %s", self.name, told)
+        result = self._whole_result()
+        scores, made = self._score(
+            self._scorer(ShiftForSequenceClassification.from_pretrained(self.folder)), utterances
+        )
+        if any(abs(scores[name] - result[part][name]) > _SAME for name in scores):
+            raise ValueError(f"{told}; the saved model gives {scores} and {FOLD_RESULT} says {result[part]}")
+        if self.run_args.process_index == 0:
+            made.write(path)
+            self._seal(result)
+            self.tidy()  # every Trainer makes a folder
+        return made
+
+    def _seal(self, result: dict[str, Any]) -> None:
+        """Note the checksums of all files of the fold, `result.json` to come included."""
+        kept = (path for path in self.folder.iterdir() if path.suffix in _SEALED and path.is_file())
+        names = {path.name for path in kept} - {CHECKSUMS, FOLD_RESULT, FOLD_FAILURE}
+        write_checksums(self.folder, names, coming={FOLD_RESULT: result})
 
     @property
     def failure(self) -> str | None:
         """Why the last try failed, if it did."""
         path = self.folder / FOLD_FAILURE
-        return read_json(path)["reason"] if path.exists() else None
+        try:
+            return str(read_json(path)["reason"]) if path.exists() else None
+        except (ValueError, KeyError, TypeError):
+            return f"failed, and {FOLD_FAILURE} is damaged"
 
     def run(self) -> dict[str, Any]:
         """Train, choose the epoch as the protocol says, refit if asked, score the test set, save all of it.
 
         The temperature is that of the selected model also after a refit, which has trained on what it is fitted to.
         """
-        (self.folder / FOLD_FAILURE).unlink(missing_ok=True)
+        for file in (FOLD_FAILURE, FOLD_RESULT):
+            (self.folder / file).unlink(missing_ok=True)
         trained = self._train(self.plan.train)
         trainer = trained.trainer
         result = self._describe(trained)
@@ -162,6 +217,7 @@ class FoldRun:
         if self.run_args.process_index == 0:
             for file, predictions in files.items():
                 predictions.write(self.folder / file)
+            self._seal(result)
             write_json(self.folder / FOLD_RESULT, result)
             self.tidy()
         self._predictions = files[PREDICTIONS]
@@ -194,10 +250,11 @@ class FoldRun:
 
         Raises:
             FileNotFoundError: If the fold is not done.
+            ValueError: If a file of it is damaged.
         """
-        result = self.result
-        if result is None:
+        if not (self.folder / FOLD_RESULT).exists():
             raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
+        result = self._whole_result()
         scores, self._predictions = self.score(ShiftForSequenceClassification.from_pretrained(self.folder))
         if self.run_args.process_index == 0:
             predictions_path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,8 +264,12 @@ class FoldRun:
 
     def score(self, model: ShiftForSequenceClassification) -> tuple[dict[str, float], Predictions]:
         """WA, UA and F1 of a saved model on the test set, and what it says of each utterance."""
+        return self._score(self._scorer(model), self.plan.test)
+
+    def _scorer(self, model: ShiftForSequenceClassification) -> ShiftTrainer:
+        """A Trainer that scores with a saved model."""
         self.take_encoder(model)
-        return self._score(self._trainer(model), self.plan.test)
+        return self._trainer(model)
 
     def embeddings(self) -> tuple[np.ndarray, Predictions]:
         """What the saved model's classifier reads of each utterance of the test set, `(utterances, channels)`."""

@@ -22,6 +22,7 @@ from ..evaluation.run_folder import (
     ROBUSTNESS,
     ROBUSTNESS_TABLE,
     read_json,
+    write_checksums,
     write_json,
     write_text,
 )
@@ -79,9 +80,12 @@ def _said(run: CrossValidation, condition: Condition, folder: Path, seed: int) -
     """The predictions of all folds in one condition."""
     path = folder / PREDICTIONS
     wanted = sum(len(fold.plan.test) for fold in run.fold_runs)
-    if path.exists() and len(done := Predictions.read(path)) == wanted:
-        logger.info("%s is done: %s", condition.name, path)
-        return done
+    try:
+        if path.exists() and len(done := Predictions.read(path)) == wanted:
+            logger.info("%s is done: %s", condition.name, path)
+            return done
+    except ValueError as error:
+        logger.warning("%s is scored again: %s", condition.name, error)
     logger.info("%s: %s", condition.name, condition.help)
     with tempfile.TemporaryDirectory() as place:
         corpus = (
@@ -90,6 +94,7 @@ def _said(run: CrossValidation, condition: Condition, folder: Path, seed: int) -
         parts = [_score(run, fold, corpus, folder) for fold in run.fold_runs]
     pooled = Predictions.pooled(parts)
     pooled.write(path)
+    write_checksums(folder, [PREDICTIONS])
     return pooled
 
 

@@ -18,7 +18,7 @@ from ..evaluation.metrics import score_of
 from ..model.losses import PROBLEM_TYPES, problem_loss
 from .arguments import RunArguments
 from .batching import BalancedSampler, LengthBatches
-from .checkpoints import is_whole, write_checksums
+from .checkpoints import is_whole, seal
 from .optimization import build_schedule, decay_parameter_names
 from .targets import Targets
 
@@ -206,7 +206,7 @@ class ShiftTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             folder = self.args.output_dir
-            write_checksums(Path(folder) / f"checkpoint-{self.state.global_step}")
+            seal(Path(folder) / f"checkpoint-{self.state.global_step}")
             best = self.state.best_model_checkpoint
             rotate_checkpoints(output_dir=folder, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 

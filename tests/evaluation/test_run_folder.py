@@ -5,7 +5,14 @@ import pytest
 
 from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.report import plot_confusion
-from shift_ser.evaluation.run_folder import fold_folder, read_json, write_json
+from shift_ser.evaluation.run_folder import (
+    changed_files,
+    check_model_files,
+    fold_folder,
+    read_json,
+    write_checksums,
+    write_json,
+)
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -42,6 +49,65 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_json(tmp_path / "results.json", {"new": True})
     assert read_json(tmp_path / "results.json") == {"old": True}
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    """A folder of predictions, a model's weights and settings, of which checksums are noted."""
+    rows = [{"utterance": f"u{number}", "label": "sad", "prediction": "sad", "speaker": "1"} for number in range(3)]
+    Predictions.from_rows(rows).write(tmp_path / "predictions.csv")
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(200)))
+    write_checksums(tmp_path, ["predictions.csv", "model.safetensors"], coming={"run.json": {"seed": 42}})
+    write_json(tmp_path / "run.json", {"seed": 42})
+    return tmp_path
+
+
+def test_files_as_they_were_written_pass(sealed):
+    (sealed / "notes.txt").write_text("of which nothing is noted")
+    assert changed_files(sealed) == {} and read_json(sealed / "run.json") == {"seed": 42}
+    assert len(Predictions.read(sealed / "predictions.csv")) == 3
+    check_model_files(sealed)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("predictions.csv", lambda folder: Predictions.read(folder / "predictions.csv")),
+        ("run.json", lambda folder: read_json(folder / "run.json")),
+        ("model.safetensors", check_model_files),
+    ],
+)
+def test_a_changed_file_is_named_and_how_a_meant_change_is_accepted(sealed, name, read):
+    content = (sealed / name).read_bytes()
+    for damaged, what in (
+        (content.replace(b"2", b"3", 1), "has another checksum than was written"),  # a digit
+        (content[:-1], f"it has {len(content) - 1} bytes and was written with {len(content)}"),
+    ):
+        (sealed / name).write_bytes(damaged)
+        assert set(changed_files(sealed)) == {name}
+        with pytest.raises(
+            ValueError, match=rf"{name}' is damaged or changed: it .*if the change is meant, remove"
+        ) as e:
+            read(sealed)
+        assert what in str(e.value)
+    (sealed / "checksums.json").unlink()
+    (sealed / name).write_bytes(content.replace(b"2", b"3", 1))
+    read(sealed)
+
+
+def test_a_file_of_the_model_that_is_gone_is_named_and_one_of_the_predictions_is_not_asked_for(sealed):
+    (sealed / "predictions.csv").unlink()
+    check_model_files(sealed)
+    (sealed / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors' is missing"):
+        check_model_files(sealed)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"run.json": 3}', '{"run.json": [1, "x"]}', "\udcff"])
+def test_damaged_checksums_are_named(sealed, content):
+    (sealed / "checksums.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"checksums\.json' is damaged"):
+        read_json(sealed / "run.json")
 
 
 def test_confusion_matrix_is_drawn_with_row_percentages_and_counts(tmp_path, monkeypatch):

@@ -90,6 +90,7 @@ def test_torch_compile_takes_every_head_in_one_graph(heads):
             torch.testing.assert_close(compiled(*frames_of(lengths)), heads(*frames_of(lengths)), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_torch_compile_breaks_its_graph_around_an_lstm():
     torch._dynamo.reset()
     model, (frames, mask) = tiny_model("shiftlstm"), frames_of([9, 4])

@@ -18,6 +18,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 from shift_ser.cli.training import same_command
 from shift_ser.evaluation.report import summarise
 from shift_ser.evaluation.run_folder import (
+    CHECKSUMS,
     FOLD_RESULT,
     PLANS,
     PREDICTIONS,
@@ -125,6 +126,7 @@ def test_nothing_but_what_is_named_is_uploaded_and_nothing_of_this_machine_is_in
     seed = results["folds"][0]["seed"]
     results["missing"] = [{"fold": 5, "seed": seed, "reason": reason}, {"fold": 4, "seed": seed, "reason": "not run"}]
     results["summary"]["folds"] = 4
+    (run_dir / CHECKSUMS).unlink()  # the change is meant
     write_json(run_dir / "results.json", results)
     repository(hub, finished, hub_model_id="org/model").push(run_dir)
     files = hub.files["org/model"]
@@ -265,6 +267,7 @@ def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
     seeded[7] = {**seeded[7], "validation": {"wa": 0.9, "ua": 2.0, "f1": 0.9}}
     summary = summarise(seeded, num_folds=10)
     settings = {**results["settings"], "seeds": [0, 1]}
+    (run_dir / CHECKSUMS).unlink()  # the change is meant
     write_json(run_dir / "results.json", {**results, "folds": seeded, "settings": settings, "summary": summary})
     (run_dir / "seed1").mkdir()
     (run_dir / "fold3").rename(run_dir / "seed1" / "fold3")
@@ -279,6 +282,7 @@ def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
 def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
     results = read_json(run_dir / "results.json")
     summary = {**results["summary"], "folds": 1}
+    (run_dir / CHECKSUMS).unlink()  # the change is meant
     write_json(run_dir / "results.json", {**results, "folds": results["folds"][2:3], "summary": summary})
     card = ModelCard((stage_upload(run_dir, repo_id="me/part") / "README.md").read_text(encoding="utf-8"))
     assert card.data.eval_results is None
@@ -332,6 +336,7 @@ print(json.dumps(kinds))
 """
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_another_process(hub, finished, encoder, small_corpus, run_dir, tmp_path, monkeypatch):
     """The same command as the finished run's, with `--push_to_hub`: nothing is trained, the first try is refused."""
     environment = {

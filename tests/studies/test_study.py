@@ -338,6 +338,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_numbers(studied, tmp_path,
     assert (tmp_path / "study.csv").read_bytes() == (study.plan.output_dir / "study.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_numbers_from_the_command_line(studied, tmp_path):
     path, study, _ = studied
     told = command_line("study", path, "--output_dir", tmp_path, "--jobs", 2)

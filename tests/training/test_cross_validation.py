@@ -223,7 +223,10 @@ def test_a_weighted_layer_sum_trains_from_the_frames_of_all_layers(cross_validat
     assert model.shift_ser.layer_weights.shape == (3,) and model.shift_ser.layer_weights.any()
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(path, id=path.stem, marks=[] if "shiftlstm" in path.stem else pytest.mark.slow) for path in RECIPES],
+)
 def test_a_published_recipe_runs_two_steps(recipe, encoder, small_corpus, tmp_path):
     flags = f"--encoder {encoder} --corpus {small_corpus} --output_dir {tmp_path / 'out'} --cache_dir {tmp_path}/frames"
     words = [str(recipe), *flags.split(), "--max_steps", "2", "--folds", "1", "--per_device_train_batch_size", "4"]

@@ -15,12 +15,15 @@ from conftest import command_line
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.run_folder import read_json
+from shift_ser.inference.predict import load_classifier
 from shift_ser.training import feature_cache
-from shift_ser.training.checkpoints import last_whole_checkpoint, write_checksums
+from shift_ser.training.checkpoints import last_whole_checkpoint, seal
 from shift_ser.training.cross_validation import AllFoldsFailed
 from shift_ser.training.fold import FoldRun
 from shift_ser.training.run_lock import run_lock
+from shift_ser.training.saved_model import HEAD_SHARD
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +116,7 @@ def checkpoint(folder: Path, step: int, *, best: int | None = None) -> Path:
     path.mkdir(parents=True)
     (path / "optimizer.pt").write_bytes(bytes(range(100)))
     (path / "trainer_state.json").write_text(json.dumps({"epoch": 1.0, "best_global_step": best}) + "\n")
-    write_checksums(path)
+    seal(path)
     return path
 
 
@@ -187,6 +190,35 @@ def test_a_damaged_result_is_named_and_its_fold_is_run_again(content, cross_vali
     path.write_text(content)
     assert cross_validate(tmp_path / "out").fold_runs[0].result is None
     assert str(path) in caplog.text and "fold 1 is run again" in caplog.text
+
+
+def change_a_digit(path: Path) -> None:
+    """Another last digit: nothing else tells."""
+    text = path.read_text()
+    place = re.search(r"\d(?=\D*$)", text).start()
+    path.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "validation_predictions.csv", "result.json", HEAD_SHARD])
+def test_a_changed_file_of_a_fold_is_made_again_to_the_byte(name, cross_validate, finished, tmp_path, caplog):
+    out = shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    before = contents(out)
+    path = out / "fold1" / name
+    (flip if name == HEAD_SHARD else change_a_digit)(path)
+    with pytest.raises(ValueError, match=f"fold1/{name}' is damaged or changed"):
+        {".csv": Predictions.read, ".json": read_json}.get(path.suffix, lambda _: load_classifier(path.parent))(path)
+    again = cross_validate(out, "--folds", 1).run()
+    assert again["folds"] == finished[1]["folds"] and name in caplog.text
+    assert {file for file in before if contents(out).get(file) != before[file]} == set()
+
+
+def test_a_saved_model_that_cannot_have_made_the_scores_is_told(cross_validate, finished, tmp_path):
+    out = shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    for name in ("fold1/checksums.json", "fold1/predictions.csv"):
+        (out / name).unlink()
+    shutil.copy(out / "fold2" / HEAD_SHARD, out / "fold1")
+    with pytest.raises(ValueError, match=r"fold1/predictions\.csv'; the saved model gives .* and result\.json says"):
+        cross_validate(out, "--folds", 1).run()
 
 
 def test_damaged_settings_are_named(cross_validate, finished, tmp_path):

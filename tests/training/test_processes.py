@@ -255,6 +255,7 @@ def test_weights_that_only_one_process_would_have_are_refused(cross_validate, tm
         cross_validate(tmp_path / "out", "--folds", 1).fold_runs[0].run()
 
 
+@pytest.mark.slow
 def test_the_launcher_runs_the_script_in_two_processes_with_the_results_of_one(
     cross_validate, encoder, small_corpus, tmp_path
 ):
@@ -302,6 +303,7 @@ def test_encoding_that_was_killed_goes_on_with_the_next_file(forked, tmp_path):
     assert (again["calls"], whole["calls"]) == (1, 3) and again["sum"] == whole["sum"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_trace(forked, encoder, small_corpus, monkeypatch, capsys):
     """Of a run, at seeded random moments of encoding, training, refitting and saving."""
     from benchmarks import kill_and_resume
