@@ -249,6 +249,7 @@ _NO_FRAMES = frozenset((
     "contrastive_logits_temperature", "proj_codevector_dim",
 ))
 # fmt: on
+_PRECISION = 0.1  # most that a coarser dtype may change frames, as a share of their norm; rounding changes about 0.01
 _SHARD = 32  # utterances a file: what a kill loses, and what a process holds in memory
 
 
@@ -279,7 +280,7 @@ def encode_dataset(
             input of its first layer and the output of each; `"feature_projection"`: what comes before positions and
             attention; `"convolutions"`: what its convolutions make of speech.
         dtype: Of what is kept: float32, float16 or bfloat16.
-        encoder_dtype: What the encoder computes in: one of the same.
+        encoder_dtype: What the encoder computes in: one of the same. Another one than float32 is compared with it first.
         max_seconds: Cut longer audio to its first seconds.
         recordings: What `scan_recordings` found in the dataset, if it is known already.
 
@@ -363,11 +364,33 @@ class _Encoding:
         elif encoder.dtype != dtype:
             encoder = copy.deepcopy(encoder).to(dtype)
         encoder.eval()
+        self.encoder.eval()
         try:
+            if self.encoder_dtype != "float32":
+                self._check_precision(encoder)
             yield replace(self, encoder=encoder)
         finally:
             for module in training:
                 module.training = True
+
+    def _check_precision(self, coarse: PreTrainedModel) -> None:
+        """Refuse a dtype in which this machine computes something else: some products are wrong on some processors.
+
+        Raises:
+            ValueError: If the frames of an utterance of noise are not nearly those of float32.
+        """
+        rate = self.feature_extractor.sampling_rate
+        noise = 0.1 * torch.randn(2 * rate, generator=torch.Generator().manual_seed(0)).numpy()
+        exact, rounded = (
+            replace(self, encoder=each, dtype="float32").frames({"array": noise, "sampling_rate": rate})
+            for each in (self.encoder, coarse)
+        )
+        change = float((rounded - exact).norm() / exact.norm())
+        if not change <= _PRECISION:
+            raise ValueError(
+                f"encoder_dtype must give nearly the frames of float32, but here {self.encoder_dtype} changes those of"
+                f" an utterance of noise by {change:.2g} of their norm, and {_PRECISION:g} is the most: take float32"
+            )
 
     @torch.inference_mode()
     def frames(self, audio: Mapping[str, Any]) -> torch.Tensor:

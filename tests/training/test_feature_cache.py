@@ -13,6 +13,7 @@ import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from shift_ser.corpora.corpus import scan_recordings
+from shift_ser.cpu import MatrixConv1d
 from shift_ser.model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from shift_ser.training import feature_cache as frame_cache
 from shift_ser.training import feature_cache as frame_store
@@ -118,6 +119,14 @@ def test_an_encoder_in_bfloat16_is_near_the_same_in_float32_and_stays_in_float32
         assert coarse.frames(name).dtype == torch.float32
         difference = (coarse.frames(name) - exact.frames(name)).abs()
         assert 0 < difference.mean() < 0.02 * exact.frames(name).abs().mean()
+
+
+def test_an_encoder_that_this_machine_computes_wrongly_in_bfloat16_is_refused(encode, corpus, monkeypatch):
+    product = MatrixConv1d._product
+    monkeypatch.setattr(MatrixConv1d, "_product", lambda self, *given: product(self, *given).roll(1, dims=1))
+    with pytest.raises(ValueError, match=r"encoder_dtype must give nearly .* bfloat16 changes those .*: take float32"):
+        encode(corpus, encoder_dtype="bfloat16")
+    assert len(encode(corpus)) == 3
 
 
 @pytest.mark.parametrize("output", [0, 2])
