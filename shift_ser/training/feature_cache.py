@@ -280,7 +280,7 @@ def encode_dataset(
             input of its first layer and the output of each; `"feature_projection"`: what comes before positions and
             attention; `"convolutions"`: what its convolutions make of speech.
         dtype: Of what is kept: float32, float16 or bfloat16.
-        encoder_dtype: What the encoder computes in: one of the same. Another one than float32 is compared with it first.
+        encoder_dtype: What the encoder computes in: one of the same; another one than float32 is compared with it.
         max_seconds: Cut longer audio to its first seconds.
         recordings: What `scan_recordings` found in the dataset, if it is known already.
 

@@ -216,7 +216,8 @@ def test_a_saved_model_that_cannot_have_made_the_scores_is_told(cross_validate, 
     out = shutil.copytree(finished[0].output_dir, tmp_path / "out")
     for name in ("fold1/checksums.json", "fold1/predictions.csv"):
         (out / name).unlink()
-    shutil.copy(out / "fold2" / HEAD_SHARD, out / "fold1")
+    weights = {name: -weight for name, weight in load_file(out / "fold1" / HEAD_SHARD).items()}
+    save_file(weights, out / "fold1" / HEAD_SHARD, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"fold1/predictions\.csv'; the saved model gives .* and result\.json says"):
         cross_validate(out, "--folds", 1).run()
 
