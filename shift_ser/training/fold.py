@@ -51,7 +51,7 @@ from .trainer import FoldProgress, ShiftTrainer
 logger = logging.getLogger(__name__)
 
 _SEALED = (".json", ".safetensors", ".py", ".csv")  # files of which checksums are kept
-_SAME = 1e-9  # by how much two scores of the same predictions may differ
+_SAME = 1e-6  # by how much two scores of the same predictions may differ
 _LOGGED = ("epoch", "step", "loss", "grad_norm", "learning_rate")
 _EVALUATED = ("eval_validation_", "eval_test_")  # before the name of a score, or loss
 
