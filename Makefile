@@ -1,13 +1,14 @@
 # make demo   train and evaluate on a spoken corpus, then classify a file
 # make test   the tests and the examples in the docstrings
 # make check  make test, the slow tests, lint, format and types
+# make check-transformers  the tests that transformers runs over its own models, over ours; fetches its source distribution
 # make docs   the documentation, in docs/_build; warnings are errors
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check check-transformers docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/shift-ser demo
@@ -20,6 +21,9 @@ check: $(VENV)/.installed-dev test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check-transformers: $(VENV)/.installed-dev
+	$(BIN)/python tests/transformers_common
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
