@@ -82,8 +82,9 @@ class Stop(TrainerCallback):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder; of results not what a training took, which the clock tells."""
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file of a folder; of results not what a training took, which the clock tells, nor their checksums."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "checksums.json")
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return {
         name: re.sub(rb'"cost": \{.*?\}', b"", content, flags=re.S) if name.endswith(".json") else content
         for name, content in files.items()
