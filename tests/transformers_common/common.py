@@ -73,7 +73,8 @@ class Common(ModelTesterMixin):
     @property
     def has_attentions(self):
         """Whether the head has any; those of the encoder are not returned."""
-        return ShiftConfig.from_variant(self.variant).head_type == "transformer"
+        config = ShiftConfig.from_variant(self.variant)
+        return config.head_type == "transformer" and config.shift_placement != "replace"
 
     def setUp(self):
         self.model_tester = Questions(self.variant)
@@ -99,5 +100,5 @@ def with_exceptions(name, base, exceptions, variant):
 
 for _variant in variants():
     globals()[f"Test_{_variant}"] = with_exceptions(f"Test_{_variant}", Common, EXCEPTIONS, _variant)
-TestBody = with_exceptions("TestBody", Body, EXCEPTIONS | OF_THE_BODY, "shiftformer")
+TestBody = with_exceptions("TestBody", Body, EXCEPTIONS | OF_THE_BODY, "transformer")
 del Common, Body
