@@ -32,6 +32,8 @@ EXCEPTIONS = {
     "test_inputs_embeds": _NO_EMBEDDINGS,
     "test_inputs_embeds_matches_input_ids": _NO_EMBEDDINGS,
     "test_model_weights_reload_no_missing_tied_weights": "it saves a whole number as the only weight, which we refuse",
+    "test_can_load_ignoring_mismatched_shapes": "it writes a number into each option with _std in its name, and our"
+    " dimension_stds is a list",
     "test_training_gradient_checkpointing": _FROZEN,
     "test_training_gradient_checkpointing_use_reentrant_true": _FROZEN,
     "test_training_gradient_checkpointing_use_reentrant_false": _FROZEN,
@@ -43,7 +45,7 @@ class Questions:
     """Configurations and inputs of one variant, as the common tests ask for them."""
 
     is_training = True
-    num_hidden_layers, num_attention_heads = 2, 12  # of the head, whose states and attentions are returned
+    num_attention_heads = 12  # of the head, whose states and attentions are returned
 
     def __init__(self, variant: str) -> None:
         self.variant = variant
@@ -51,6 +53,8 @@ class Questions:
         self.batch_size, self.seq_length, self.num_labels = 3, 4000, 4
         self.hidden_size = encoder.hidden_size
         self.encoder_seq_length = 12  # frames of 4000 samples
+        model = ShiftForSequenceClassification(self.prepare_config_and_inputs_for_common()[0])
+        self.num_hidden_layers = len(model.shift_ser.head.blocks)
         self.key_length = self.encoder_seq_length
 
     def prepare_config_and_inputs_for_common(self):
