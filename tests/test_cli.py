@@ -1,7 +1,9 @@
 """The command line: each command on tiny runs, and what is said to who mistypes something."""
 
+import os
 import runpy
 import shutil
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
