@@ -353,7 +353,7 @@ class CrossValidation:
 
     def _seal(self) -> None:
         """Note the checksums of what was written for the whole run."""
-        kept = (SETTINGS, PLANS, PREDICTIONS, RESULTS, TABLE, CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES, REPORT)
+        kept = (SETTINGS, PLANS, PREDICTIONS, RESULTS, TABLE, CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES)
         write_checksums(self.results_dir, [name for name in kept if (self.results_dir / name).exists()])
 
     def _pooled(self, results: list[dict[str, Any]]) -> Predictions:
