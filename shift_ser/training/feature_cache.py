@@ -374,22 +374,16 @@ class _Encoding:
                 module.training = True
 
     def _check_precision(self, coarse: PreTrainedModel) -> None:
-        """Refuse a dtype in which this machine computes something else: some products are wrong on some processors.
-
-        Raises:
-            ValueError: If the frames of an utterance of noise are not nearly those of float32.
-        """
+        """Refuse a dtype in which this machine computes something else: some products are wrong on some processors."""
         rate = self.feature_extractor.sampling_rate
         noise = 0.1 * torch.randn(2 * rate, generator=torch.Generator().manual_seed(0)).numpy()
-        exact, rounded = (
-            replace(self, encoder=each, dtype="float32").frames({"array": noise, "sampling_rate": rate})
-            for each in (self.encoder, coarse)
-        )
+        audio = {"array": noise, "sampling_rate": rate}
+        exact, rounded = (replace(self, encoder=e, dtype="float32").frames(audio) for e in (self.encoder, coarse))
         change = float((rounded - exact).norm() / exact.norm())
         if not change <= _PRECISION:
             raise ValueError(
                 f"encoder_dtype must give nearly the frames of float32, but here {self.encoder_dtype} changes those of"
-                f" an utterance of noise by {change:.2g} of their norm, and {_PRECISION:g} is the most: take float32"
+                f" noise by {change:.2g} of their norm (at most {_PRECISION:g}): take float32"
             )
 
     @torch.inference_mode()
