@@ -320,7 +320,7 @@ def test_weighted_layer_sum_is_the_weighted_sum():
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "exactly one of input_values, extract_features, encoder_hidden_states, got none"),
+        ({}, "exactly one of input_values, input_features, extract_features, encoder_hidden_states, got none"),
         ({"input_values": torch.zeros(1, 999), "encoder_hidden_states": torch.zeros(1, 3, 96)},
          "got input_values and encoder_hidden_states"),
         ({"extract_features": torch.zeros(1, 3, 16), "encoder_hidden_states": torch.zeros(1, 3, 96)},
