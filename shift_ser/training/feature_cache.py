@@ -347,7 +347,8 @@ class _Encoding:
         fixed = getattr(self.feature_extractor, "fixed_length", None)
         least = getattr(self.feature_extractor, "min_length", 1)
         samples = torch.tensor([fixed or max(min(length, self.max_samples or length), least) for length in lengths])
-        frames = int(frame_lengths(self.encoder, self.feature_extractor.input_lengths(samples)).sum())
+        read = getattr(self.feature_extractor, "input_lengths", None)  # stock ones of waveforms have none
+        frames = int(frame_lengths(self.encoder, read(samples) if read else samples).sum())
         config = self.encoder.config
         channels = convolution_width(config) if self.output == "convolutions" else config.hidden_size
         layers = config.num_hidden_layers + 1 if self.output == "all" else 1
