@@ -236,7 +236,8 @@ def _equal(ours: Any, theirs: Any) -> bool:
 
 def _same_table(text: str, folder: Path, file: str) -> None:
     ours, theirs = (list(csv.reader(io.StringIO(each))) for each in (text, _read(folder, file)))
-    for line, (one, other) in enumerate(itertools.zip_longest(ours, theirs, fillvalue=[]), 1):
+    nothing: list[str] = []
+    for line, (one, other) in enumerate(itertools.zip_longest(ours, theirs, fillvalue=nothing), 1):
         if len(one) != len(other) or not all(_equal(_number(a), _number(b)) for a, b in zip(one, other, strict=True)):
             raise BundleError(
                 f"{file}: line {line} must be {','.join(one)!r} by the predictions, got {','.join(other)!r}"

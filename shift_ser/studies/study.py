@@ -118,11 +118,11 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
         if missing:
             raise RuntimeError("; ".join(f"fold {entry['fold']}: {entry['reason']}" for entry in missing))
         measures = {str(fold.plan.fold): _measure(run, fold) for fold in run.fold_runs if fold.plan.fold in asked}
-    weights = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.glob("**/model*.safetensors"))}
+    weights = {str(path.relative_to(folder)): _digest(path) for path in sorted(folder.glob("**/*model*.safetensors"))}
     write_json(folder / CELL, {"words": list(words), "folds": measures, "weights": weights})
     if not keep_models:
-        for weights in folder.glob("**/*model*.safetensors"):
-            weights.unlink()
+        for path in folder.glob("**/*model*.safetensors"):
+            path.unlink()
 
 
 def _digest(path: Path) -> str:

@@ -69,7 +69,7 @@ def cross_corpora(
     return rows
 
 
-def common_labels(sources: Sequence[str], data_args: DataArguments) -> dict[str, dict[str, list[str]]]:
+def common_labels(sources: Sequence[str], data_args: DataArguments) -> dict[str, dict[str, Any]]:
     """For each corpus the `labels` that it can be told, and the labels to `exclude` that not all have.
 
     Raises:
