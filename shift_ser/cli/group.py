@@ -81,7 +81,8 @@ class Folder(click.ParamType):
             beside = [str(other) for other in path.parent.glob(f"*{path.suffix}")]
             self.fail(f"there is no file {value!r}{nearest(value, beside)}", param, ctx)
         close = next(self._likely(path), None)
-        hint = f"; did you mean {str(close)!r}?" if close else f": there is no {str(path / self.files[0])!r}"
+        hint = f": there is no {str(path / self.files[0])!r}" if path.is_dir() or not close else ""
+        hint += f"; did you mean {str(close)!r}?" if close else ""
         self.fail(f"{value!r} is not {self.kind}{hint}", param, ctx)
 
     def _is_one(self, folder: Path) -> bool:
