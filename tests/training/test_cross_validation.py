@@ -116,6 +116,11 @@ def test_a_refit_of_all_epochs_is_the_training_of_the_authors_protocol(cross_val
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def without_cost(result: dict) -> dict:
+    """A fold's result without the time and memory that it took."""
+    return {name: value for name, value in result.items() if name != "cost"}
+
+
 def test_seeds_have_folders_of_their_own_and_the_first_is_the_run_with_that_seed_alone(cross_validate, tmp_path):
     seeds = (42, 5)
     flags = ("--num_train_epochs", 1)
@@ -128,7 +133,7 @@ def test_seeds_have_folders_of_their_own_and_the_first_is_the_run_with_that_seed
         ).rows
         assert entry["test"] == pytest.approx(scikit_learn(rows))
     alone = cross_validate(tmp_path / "alone", "--seed", 42, "--folds", 1, *flags).run()
-    assert alone["folds"][0] == results["folds"][0]
+    assert without_cost(alone["folds"][0]) == without_cost(results["folds"][0])
     assert results["folds"][0]["history"] != results["folds"][2]["history"]  # entries differ in `seed` anyway
     assert results["summary"]["num_folds"] == 10 and "4 of 10 folds" in run.table(results)
     again = cross_validate(tmp_path / "out", "--seeds", *seeds, "--folds", 2, *flags, "--evaluate_only", "true").run()
@@ -149,7 +154,8 @@ def test_folds_run_one_by_one_end_in_the_same_results(finished, cross_validate, 
     assert "2 of 5 folds" in table and "- Missing: fold 5: not run" in table
     assert "mean of" not in finished[0].table(finished[1]) and "Missing" not in finished[0].table(finished[1])
     kept = read_json(tmp_path / "out" / "results.json")["folds"]
-    assert kept == [result for result in finished[1]["folds"] if result["fold"] in (1, 3)]
+    whole = [result for result in finished[1]["folds"] if result["fold"] in (1, 3)]
+    assert list(map(without_cost, kept)) == list(map(without_cost, whole))
 
 
 def test_labels_of_the_test_session_reach_nothing_but_its_score(finished, cross_validate, small_corpus, tmp_path):
