@@ -34,6 +34,7 @@ def test_what_cannot_be_evaluated_is_told(run, small_corpus, tmp_path):
     for plan in plans:
         plan["train"], plan["test"] = plan["train"] + plan["test"][::2], plan["test"][1::2]
     write_json(run / PLANS, plans)
+    (run / "checksums.json").unlink()  # as older releases left a run
     with pytest.raises(ValueError, match="a fold of the run must leave out a whole dialog, got none"):
         evaluate_dialogs(run, small_corpus, **GIVEN)
     with pytest.raises(FileNotFoundError, match="root must be IEMOCAP's release"):
