@@ -144,7 +144,9 @@ def test_dimensions_name_themselves():
     [
         ({"dimensions": ["valence"]}, "dimensions must be left out with single_label_classification"),
         ({"problem_type": "regression", "dimensions": ["valence", "valence"]}, "must be different names"),
-        ({"problem_type": "multi_task"}, "two classes or more, then|num_labels must be left out beside"),
+        ({"problem_type": "multi_task"}, "num_labels must be left out beside id2label, or be its length 5, got 2"),
+        ({"problem_type": "multi_task", "num_labels": 4, "id2label": {0: "calm", 1: "valence", 2: "arousal",
+          3: "dominance"}}, "two classes or more, then the dimensions"),
         ({"problem_type": "multi_task", "id2label": LABELS, "num_labels": 4, "dimensions": ["valence", "arousal"],
           "dimension_means": [1.0]}, "deviations above 0"),
         ({"problem_type": "ranking"}, "problem_type"),
