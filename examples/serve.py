@@ -69,10 +69,12 @@ class Batcher:
             try:
                 answers = await asyncio.to_thread(self._score, [samples for samples, _ in batch])
                 for (_, done), answer in zip(batch, answers, strict=True):
-                    done.cancelled() or done.set_result(answer)
+                    if not done.cancelled():
+                        done.set_result(answer)
             except Exception as error:
                 for _, done in batch:
-                    done.cancelled() or done.set_exception(error)
+                    if not done.cancelled():
+                        done.set_exception(error)
 
     def _take(self) -> list[tuple[np.ndarray, asyncio.Future]]:
         """The one that has waited longest, and those of like length that fit beside it."""

@@ -161,7 +161,7 @@ def check_model_files(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: If one is changed or missing; it is named.
     """
-    for name, what in changed_files(folder).items():
+    for name, what in changed_files(Path(folder)).items():
         if name not in (FOLD_RESULT, PREDICTIONS, VALIDATION_PREDICTIONS):
             raise ValueError(f"{str(Path(folder) / name)!r} {what}. {_ACCEPT.format(Path(folder) / CHECKSUMS)}")
 

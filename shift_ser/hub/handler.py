@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SECONDS = 600.0  # longest recording that is classified
 MAX_BYTES = 2**26  # largest request
-PARAMETERS = {"top_k": int, "calibrated": bool, "allow_truncated": bool}
+PARAMETERS: dict[str, Any] = {"top_k": int, "calibrated": bool, "allow_truncated": bool}
 
 
 class EndpointHandler:

@@ -156,10 +156,11 @@ def export_onnx(
         raise ValueError(
             f"model must be in eval mode and in float32 on the CPU, got {mode} mode and {model.dtype} on {model.device}"
         )
-    if (name := input_name(model.config.encoder_config)) != "input_values":
+    encoder_config: Any = model.config.encoder_config
+    if (name := input_name(encoder_config)) != "input_values":
         raise ValueError(
             f"model must have an encoder of waveforms, or its graph would lack the spectrogram that makes {name},"
-            f" got the family {model.config.encoder_config.model_type!r}"
+            f" got the family {encoder_config.model_type!r}"
         )
     if opset < 18:
         raise ValueError(f"opset must be at least 18, got {opset}")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,7 +42,7 @@ def write_embeddings(
     bar = tqdm(total=len(paths), desc="Embedding", unit="file")
     for start in range(0, len(paths), _CHUNK):
         speech = []
-        for path in map(os.fspath, paths[start : start + _CHUNK]):
+        for path in [os.fspath(each) for each in paths[start : start + _CHUNK]]:
             try:
                 samples = classifier.read(path, **classifier._preprocess_params)
                 speech.append({"array": samples, "sampling_rate": rate})
@@ -52,7 +53,7 @@ def write_embeddings(
         vectors.append(classifier.embed(speech, of=of, pooling=pooling))
     bar.close()
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    told = {"model": str(classifier.model.name_or_path), "of": of, "pooling": pooling}
+    told: dict[str, Any] = {"model": str(classifier.model.name_or_path), "of": of, "pooling": pooling}
     with open(output, "wb") as file:  # a path without .npz would be given one
         np.savez(file, recordings=np.array(names, dtype=str), embeddings=np.concatenate(vectors), **told)
     return failed

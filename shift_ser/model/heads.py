@@ -433,6 +433,7 @@ class ShiftHead(nn.Module):
             raise ValueError(f"frames must have shape (batch, time of at least 1, channels), got {tuple(frames.shape)}")
         states = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
-            frames, after = block.step(frames, before)
+            step: Any = block.step
+            frames, after = step(frames, before)
             states.append(after)
         return frames if self.norm is None else self.norm(frames), tuple(states)

@@ -289,7 +289,8 @@ class ShiftModel(ShiftPreTrainedModel):
         """
         if self.encoder is None:
             raise ValueError(f"{name} need the encoder, which was taken out: give encoder_hidden_states")
-        config, sizes = self.encoder.config, ("samples",)
+        config = self.encoder.config
+        sizes: tuple[str | int, ...] = ("samples",)
         if name == "extract_features":
             sizes = ("time", convolution_width(config))
         elif name != input_name(config):

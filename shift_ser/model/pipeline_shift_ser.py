@@ -103,7 +103,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             fits=lambda count, _: count <= together,
             window=_WINDOW * batch_size,
         )
-        rows = list(in_order((places, self._embed(speech, of, pooling)) for places, speech in batches))
+        rows = list(in_order((places, list(self._embed(speech, of, pooling))) for places, speech in batches))
         return np.stack(rows) if rows else self._embed([np.zeros(1600, np.float32)], of, pooling)[:0]
 
     def _embed(self, speech: Sequence[np.ndarray], of: str, pooling: str) -> np.ndarray:
@@ -146,7 +146,8 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         if normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         if not convert_to_tensor:
-            vectors = vectors.numpy() if convert_to_numpy else list(vectors)
+            told: Any = vectors.numpy() if convert_to_numpy else list(vectors)
+            return told if several else told[0]
         return vectors if several else vectors[0]
 
     def timeline(self, recording: Any, **options: Any) -> Any:

@@ -110,9 +110,10 @@ class Adapted:
 
         if is_fsdp_enabled() or is_deepspeed_zero3_enabled():
             raise ValueError("adapter must be left out where weights are sharded (FSDP, DeepSpeed ZeRO-3), got one")
+        alpha: Any = 2 * options.rank if options.alpha is None else options.alpha  # peft's type says int, it scales
         config = LoraConfig(
             r=options.rank,
-            lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
+            lora_alpha=alpha,
             lora_dropout=options.dropout,
             target_modules=options.targets_for(encoder.config),
             **ADAPTERS[options.kind],

@@ -247,7 +247,7 @@ def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments
             rate is not 16 kHz.
     """
     fixed = round(data_args.max_seconds * SAMPLING_RATE) if model_args.mask_padding is False else None
-    options = {} if data_args.do_normalize is None else {"do_normalize": data_args.do_normalize}
+    options: dict[str, Any] = {} if data_args.do_normalize is None else {"do_normalize": data_args.do_normalize}
     try:
         extractor = ShiftFeatureExtractor.from_pretrained(model_args.encoder_path, fixed_length=fixed, **options)
     except OSError as error:

@@ -188,7 +188,9 @@ class FoldAdaptation:
 
     def _examples(self) -> dict[str, SpeechWithUnits]:
         """Training and validation set, without their labels."""
-        speech = {part: self.corpus.examples(getattr(self.plan, part)) for part in ("train", "validation")}
+        speech: dict[str, Any] = {
+            part: self.corpus.examples(getattr(self.plan, part)) for part in ("train", "validation")
+        }
         speech = {part: examples for part, examples in speech.items() if len(examples)}
         if self.adapt_args.objective != "units":
             return {part: SpeechWithUnits(examples, None) for part, examples in speech.items()}
@@ -270,7 +272,7 @@ class FoldAdaptation:
         trainer.model.encoder.eval().cpu().save_pretrained(self.folder)
         stock_extractor(self.corpus.feature_extractor.do_normalize).save_pretrained(self.folder)
         hashes = self.corpus.content_hashes
-        heard = self.corpus.examples(self.plan.train)
+        heard: Any = self.corpus.examples(self.plan.train)
         record = {
             "fold": self.plan.fold,
             "plan": self.plan.hash,
@@ -315,7 +317,8 @@ def adapt(
     """
     for arguments in (data_args, run_args):
         refuse_said(arguments, NOT_READ, reason="it means nothing for pretraining")
-    corpus = SpeechCorpus(adapt_args, data_args, dataset=dataset)
+    encoder: Any = adapt_args  # has what a corpus reads of the arguments of a run
+    corpus = SpeechCorpus(encoder, data_args, dataset=dataset)
     options = {option.name: getattr(run_args, option.name) for option in fields(PlanOptions)}
     plans = plan_folds(corpus.dataset, protocol=run_args.protocol, **options)
     known = [plan.fold for plan in plans]
