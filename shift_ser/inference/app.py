@@ -14,8 +14,10 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
 from .blocks import SpeechBlocks, open_speech
-from .timeline import TimelineOptions, timeline_of
+from .predict import require_labels
+from .timeline import timeline_of
 from .timeline_files import write_timeline
+from .timeline_options import TimelineOptions, checked
 from .timeline_page import CSS, SCRIPT, Envelope, timeline_page
 
 logger = logging.getLogger(__name__)
@@ -62,17 +64,18 @@ def make_app(
 
     Raises:
         ImportError: If gradio is not installed.
-        ValueError: If an option is none or out of its range.
+        ValueError: If an option is none or out of its range, or the model has no labels.
     """
     gradio = _gradio()
-    TimelineOptions(**options)
+    require_labels(classifier.model.config, "a page")
+    chosen = checked(TimelineOptions, options)
 
     def hear(path: str | None) -> tuple[str, Any]:
         if path is None:
             return "", gradio.update(value=None, visible=False)
         try:
-            page, files = _hear(classifier, path, max_seconds=max_seconds, options=options)
-        except (ValueError, OSError) as error:
+            page, files = _hear(classifier, path, max_seconds=max_seconds, options=chosen)
+        except (ImportError, ValueError, OSError) as error:
             message = str(error).replace(f"{path!r}", "the file").replace(path, "the file")
             raise gradio.Error(message, duration=None, title="This recording cannot be heard") from error
         return page, gradio.update(value=files, visible=bool(files))
@@ -128,18 +131,18 @@ def _gradio() -> Any:
 
 
 def _hear(
-    classifier: ShiftAudioClassificationPipeline, path: str, *, max_seconds: float, options: dict[str, Any]
+    classifier: ShiftAudioClassificationPipeline, path: str, *, max_seconds: float, options: TimelineOptions
 ) -> tuple[str, list[str]]:
     """The page of one recording, and the files to download."""
     envelope = Envelope()
     reading = {**classifier._preprocess_params, "max_seconds": max_seconds}
     rate = classifier.feature_extractor.sampling_rate
     with _watched(path, envelope, sampling_rate=rate, **reading) as speech:
-        found = timeline_of(classifier, speech, TimelineOptions(**options))
+        found = timeline_of(classifier, speech, options)
     page = timeline_page(found, envelope.peaks(), source=f"/gradio_api/file={quote(path)}")
     if not found.segments:
         return page, []
-    folder = Path(tempfile.mkdtemp(prefix="timeline-"))
+    folder = Path(tempfile.mkdtemp(prefix="timeline-", dir=Path(path).parent))  # Gradio's, which it clears
     names = [folder / f"{Path(path).stem}{suffix}" for suffix in FORMATS]
     for name in names:
         write_timeline(found, name)

@@ -22,7 +22,7 @@ from ..evaluation.run_folder import (
     write_json,
     write_text,
 )
-from .predict import load_classifier
+from .predict import load_classifier, model_classes
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def evaluate_dialogs(
     results, dialogs = read_json(run / RESULTS), read_dialogs(corpus)
     counted: dict[str, dict[Any, DialogTime]] = {}
     for fold, classifier, known, heard in _folds(run, results, dialogs):
-        labels = [*classifier.model.config.id2label.values()]
+        labels = model_classes(classifier.model.config)
         for setting, given in _settings(chunk_lengths_s, step):
             time = counted.setdefault(setting, {}).setdefault(fold, DialogTime(labels))
             for dialog in heard:
@@ -120,11 +120,14 @@ def _folds(
     run: Path, results: Mapping[str, Any], dialogs: Sequence[Dialog]
 ) -> Iterator[tuple[Any, Any, dict[str, str], list[Dialog]]]:
     """Number, model, labels by utterance and dialogs of each fold that has any."""
-    tested = {plan["fold"]: set(plan["test"]) for plan in read_json(run / PLANS)}
-    everyone = set().union(*(set(plan["test"]) | set(plan["train"]) for plan in read_json(run / PLANS)))
+    plans = read_json(run / PLANS)
+    tested = {plan["fold"]: set(plan["test"]) for plan in plans}
+    everyone = set().union(*(set(plan["test"]) | set(plan["train"]) for plan in plans))
     for result in results["folds"]:
         folder = run / fold_folder(result, seeds=results["settings"]["seeds"])
         table = Predictions.read(folder / PREDICTIONS).table
+        if "label" not in table:
+            raise ValueError("dialogs need a run of labels, got one of dimensions alone")
         known = dict(zip(table["utterance"], table["label"], strict=True))
         labelled = [(dialog, everyone & set(dialog.names)) for dialog in dialogs]
         heard = [dialog for dialog, names in labelled if names and names <= tested[result["fold"]]]

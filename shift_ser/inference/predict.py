@@ -38,7 +38,17 @@ SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if na
 }  # fmt: skip
 _SHOWN = 3  # skipped files that a message names
 _AHEAD = 4  # recordings that are read while the model is busy
-_UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, MemoryError, httpx.HTTPError, httpx.InvalidURL)
+# ImportError: of a format that an extra reads which is not installed
+_UNREADABLE = (
+    ImportError,
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    httpx.HTTPError,
+    httpx.InvalidURL,
+)
 
 T = TypeVar("T")
 
@@ -256,6 +266,17 @@ def model_classes(config: Any) -> list[str]:
     """Names of a model's classes in the order of its outputs; none for a model of dimensions alone."""
     dimensions = getattr(config, "dimensions", None) or []
     return [name for name in config.id2label.values() if name not in dimensions]
+
+
+def require_labels(config: Any, what: str) -> list[str]:
+    """The labels of a model of which `what` is to be made, such as a timeline.
+
+    Raises:
+        ValueError: If it tells dimensions alone.
+    """
+    if not (labels := model_classes(config)):
+        raise ValueError(f"{what} needs a model of labels, got one that tells {', '.join(config.dimensions)}")
+    return labels
 
 
 def _chosen_labels(labels: Sequence[str] | None, classifier: ShiftAudioClassificationPipeline) -> set[str]:

@@ -1,6 +1,5 @@
 """Emotion in speech that is still coming in: scores a stated time behind it, however it is cut into pieces."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ from ..model.heads import HeadState
 from ..model.losses import to_scale
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
 from ..model.speech_input import average_channels, channels_last, check_rate, plain_array, scale_to_float
-from .predict import model_classes
+from .predict import require_labels
 from .speech_regions import VOICE_RATE, voice_detector
+from .timeline_options import checked
 
 _VOICE_BLOCK = 512  # samples that the voice activity detector judges at a time
 
@@ -139,8 +139,7 @@ class Stream:
         sampling_rate: float | None = None, calibrated: bool | None = None,
     ) -> None:  # fmt: skip
         self.classifier, self.options = classifier, options
-        if not model_classes(classifier.model.config):
-            raise ValueError(f"a stream needs a model of labels, got one of {classifier.model.config.dimensions}")
+        require_labels(classifier.model.config, "a stream")
         self.rate = classifier.feature_extractor.sampling_rate
         self.grid = Grid.of(classifier.model.config.encoder_config)
         self._place_windows()
@@ -164,14 +163,15 @@ class Stream:
         options, hop = self.options, self.grid.hop
         if getattr(self.classifier.feature_extractor, "fixed_length", None) is not None:
             raise ValueError("a stream needs a model for clips of any length, got one with fixed_length")
-        self._context = int(options.context_s * self.rate / hop) * hop
+        self._context = round(options.context_s * self.rate / hop) * hop
         self._step = max(1, round(options.step_s * self.rate / hop)) * hop
         self._look_ahead = round(options.look_ahead_s * self.rate)
-        least = self._step + self._look_ahead + self.grid.field
+        least = -(-(self._step + self._look_ahead + self.grid.field) // hop) * hop
         if self._context < least:
             raise ValueError(
                 f"context_s must be at least {least / self.rate:g}: a step ({self._step / self.rate:g}), the look-ahead"
-                f" ({options.look_ahead_s:g}) and a frame ({self.grid.field / self.rate:g}), got {options.context_s:g}"
+                f" ({options.look_ahead_s:g}) and a frame ({self.grid.field / self.rate:g}) in whole frames, got"
+                f" {options.context_s:g}"
             )
 
     def push(self, samples: Any) -> list[StreamUpdate]:
@@ -239,13 +239,14 @@ class Stream:
         """Hear the clip from one sample to another, and take its frames up to number `frames` of the stream."""
         classifier, model = self.classifier, self.classifier.model
         features = classifier.features([self._clip(start, end).copy()]).to(classifier.device)
-        heard = model.base_model(**features, output_hidden_states=True)
+        base, given = model.base_model, dict(features)
+        read, mask = base._head_input(given, given.pop("attention_mask", None))
         first = start // self.grid.hop
         new = slice(self._taken - first, frames - first)
         if model.config.causal:
-            output, self._head = model.base_model.head.step(heard.hidden_states[0][:, new], self._head)
+            output, self._head = base.head.step(read[:, new], self._head)
         else:
-            output = heard.last_hidden_state[:, new]
+            output = base.head(read, mask, False)[0][:, new]
         voiced = np.ones(output.shape[1], dtype=bool)
         if self._voice is not None:
             self._voice.hear(self._clip(self._voice.heard, end))
@@ -331,11 +332,4 @@ def stream(
     Raises:
         ValueError: If an option is none or out of its range.
     """
-    _check_names(options)
-    return Stream(classifier, StreamOptions(**options), sampling_rate=sampling_rate, calibrated=calibrated)
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    known = list(StreamOptions.__dataclass_fields__)
-    if unknown := [name for name in options if name not in known]:
-        raise ValueError(f"options must be some of {', '.join(known)}, got {', '.join(unknown)}")
+    return Stream(classifier, checked(StreamOptions, options), sampling_rate=sampling_rate, calibrated=calibrated)

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, like_lengths
 from .blocks import SpeechBlocks, open_speech
-from .predict import model_classes
+from .predict import require_labels
 from .speech_regions import VOICE_RATE, GivenRegions, Regions, SpeechRegions, Window
-from .timeline_options import TimelineOptions
+from .timeline_options import TimelineOptions, checked
 from .turns import Turn, read_turns
 
 _MOST_AHEAD = 256  # windows that wait for a batch, at most
@@ -72,7 +72,7 @@ def timeline(
         ValueError: If an option is none or out of its range, the recording is not audio, cut or empty, or holds NaN or
             infinity, or a turn is none, or ends after the recording.
     """
-    chosen = _options(options)
+    chosen = checked(TimelineOptions, options)
     rate = classifier.feature_extractor.sampling_rate
     reading = {**classifier._preprocess_params}
     if allow_truncated is not None:
@@ -96,14 +96,6 @@ def timeline_of(
     seconds = regions.length / rate
     _check_turns(turns or [], seconds=seconds, name=speech.name)
     return _assemble(scored, regions.found, turns, name=speech.name, seconds=seconds, rate=rate)
-
-
-def _options(options: dict[str, Any]) -> TimelineOptions:
-    known = list(TimelineOptions.__dataclass_fields__)
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"options must be some of {', '.join(known)}, got {', '.join(unknown)}")
-    return TimelineOptions(**options)
 
 
 def _regions(options: TimelineOptions, turns: Sequence[Turn] | None, *, rate: int) -> Regions:
@@ -160,10 +152,7 @@ class _Scored:
         self, classifier: ShiftAudioClassificationPipeline, options: TimelineOptions, *, calibrated: bool | None
     ) -> None:
         self.classifier, self.options = classifier, options
-        self.labels = model_classes(classifier.model.config)
-        if not self.labels:
-            told = ", ".join(classifier.model.config.dimensions)
-            raise ValueError(f"a timeline needs a model of labels, got one that tells {told}")
+        self.labels = require_labels(classifier.model.config, "a timeline")
         self.windows: list[Window] = []
         self.scores: list[list[float]] = []
         _, _, given = classifier._sanitize_parameters(top_k=None, calibrated=calibrated)

@@ -1,6 +1,10 @@
 """How a timeline is made. It imports little: the command line's help is made from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,15 @@ class TimelineOptions:
             )
         if not 0 <= self.offset <= self.onset <= 1:
             raise ValueError(f"0 <= offset <= onset <= 1 must hold, got offset {self.offset} and onset {self.onset}")
+
+
+def checked(kind: type[T], options: Mapping[str, Any]) -> T:
+    """Options of a dataclass such as `TimelineOptions`, by name.
+
+    Raises:
+        ValueError: If one is not known or out of its range.
+    """
+    known = list(getattr(kind, "__dataclass_fields__"))  # noqa: B009 (a type checker sees no dataclass)
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(f"options must be some of {', '.join(known)}, got {', '.join(unknown)}")
+    return kind(**options)

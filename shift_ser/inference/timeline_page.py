@@ -96,10 +96,10 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
 
     Example:
         >>> colours(["sad", "smug"])
-        {'sad': '#3f7fd1', 'smug': '#bf8040'}
+        {'sad': '#3f7fd1', 'smug': '#40bfbf'}
     """
     unknown = [label for label in labels if label.lower() not in COLOURS]
-    hues = [(number + 0.5) / len(unknown) / 6 for number in range(len(unknown))]
+    hues = [(number + 0.5) / len(unknown) for number in range(len(unknown))]
     made = ["#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, 0.5, 0.5)) for hue in hues]
     found = dict(zip(unknown, made, strict=True))
     return {label: COLOURS.get(label.lower()) or found[label] for label in labels}

@@ -137,6 +137,8 @@ class ShiftFeatureExtractor(Wav2Vec2FeatureExtractor):
         """The spectrogram of each utterance by itself, padded with zeros if asked for."""
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"sampling_rate must be {self.sampling_rate}, got {sampling_rate}")
+        if ignored := [name for name in ("max_length", "truncation", "pad_to_multiple_of") if options.get(name)]:
+            raise ValueError(f"{ignored[0]} must be left out with a spectrogram: cut the samples, or set fixed_length")
         if self.fixed_length is not None:
             batch = [np.pad(each[: self.fixed_length], (0, max(0, self.fixed_length - len(each)))) for each in batch]
         frames = [self._spectrogram(samples) for samples in batch]

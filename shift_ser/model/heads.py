@@ -132,17 +132,21 @@ class LstmBlock(GradientCheckpointingLayer):
         return frames, (past, hidden[0], cell[0])
 
 
-def _run_lstm(lstm: nn.Module, frames: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+def _run_lstm(lstm: Any, frames: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
     """Output frames and last state; in float32 on a CPU that has no half-precision LSTM, where torch would raise."""
-    dtype, before = frames.dtype, () if state is None else (state,)
+    dtype = frames.dtype
     if frames.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
     if frames.device.type != "cpu" or dtype == torch.float32 or _has_half_precision_lstm(dtype):
-        return lstm(frames, *before)
-    with torch.autocast("cpu", enabled=False):
-        weights = {name: weight.float() for name, weight in lstm.named_parameters()}
-        frames, state = torch.func.functional_call(lstm, weights, (frames.float(), *before))
-        return frames.to(dtype), state
+        return lstm(frames) if state is None else lstm(frames, state)
+    with torch.autocast("cpu", enabled=False):  # with converted weights as arguments: the module is left as it is
+        zero = frames.new_zeros(1, len(frames), lstm.hidden_size, dtype=torch.float32)
+        hidden, cell = (zero, zero) if state is None else (part.float() for part in state)
+        weights = [weight.float() for weight in lstm._flat_weights]
+        frames, hidden, cell = torch.lstm(
+            frames.float(), (hidden, cell), weights, True, 1, 0.0, lstm.training, False, True
+        )
+        return frames.to(dtype), (hidden, cell)
 
 
 def _has_half_precision_lstm(dtype: torch.dtype) -> bool:
@@ -292,7 +296,6 @@ class Head:
             option of this head alone.
         variants: Its names in `ShiftConfig.from_variant` and on the command line; the first is the plain head.
         width: Channels of its output, in multiples of the encoder's.
-        causal_width: The same of a causal head.
         has_norm: Whether a LayerNorm follows the last block.
         has_attention: Whether a block attends to other frames, unless the shift replaces that.
         least_blocks: Least number of blocks.
@@ -304,7 +307,6 @@ class Head:
     published: Mapping[str, Any]
     variants: Mapping[str, Variant]
     width: int = 1
-    causal_width: int = 1
     has_norm: bool = False
     has_attention: bool = False
     least_blocks: int = 1
@@ -385,7 +387,7 @@ class ShiftHead(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         head, width, self.causal = HEADS[config.head_type], config.hidden_size, config.causal
-        self.output_width = (head.causal_width if config.causal else head.width) * width
+        self.output_width = width if config.causal else head.width * width
         blocks = [] if head.block is None else [head.block(config, layer) for layer in range(config.num_head_layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(self.output_width) if head.has_norm else None

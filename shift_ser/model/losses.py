@@ -15,13 +15,11 @@ class ProblemType:
     """What the outputs of a model are and what it learns them from.
 
     Attributes:
-        help: One line for the documentation.
         classes: Whether there are classes: softmax over their logits gives probabilities.
         soft: Whether classes are learned from the distribution of the raters' votes, not from one label.
         dimensions: Whether there are dimensions such as valence: the outputs are values on the scale of the corpus.
     """
 
-    help: str
     classes: bool = False
     soft: bool = False
     dimensions: bool = False
@@ -30,14 +28,10 @@ class ProblemType:
 # `labels` of a batch: class numbers `(batch,)`; else floats `(batch, outputs)`, a distribution over the classes (one
 # class has all of it in `multi_task`), then the values of the dimensions.
 PROBLEM_TYPES = {
-    "single_label_classification": ProblemType("one label an utterance; cross-entropy", classes=True),
-    "soft_label_classification": ProblemType(
-        "the distribution of the raters' votes; cross-entropy to it", classes=True, soft=True
-    ),
-    "regression": ProblemType("valence, arousal, dominance; 1 - CCC", dimensions=True),
-    "multi_task": ProblemType(
-        "one label, and valence, arousal, dominance; the sum of both losses", classes=True, dimensions=True
-    ),
+    "single_label_classification": ProblemType(classes=True),  # cross-entropy
+    "soft_label_classification": ProblemType(classes=True, soft=True),  # cross-entropy to the raters' votes
+    "regression": ProblemType(dimensions=True),  # 1 - CCC
+    "multi_task": ProblemType(classes=True, dimensions=True),  # the sum of cross-entropy and 1 - CCC
 }
 
 
@@ -59,7 +53,10 @@ def to_scale(outputs: torch.Tensor, config: Any) -> torch.Tensor:
         outputs: Shape `(batch, outputs)`.
         config: Its `dimensions`, `dimension_means` and `dimension_stds` count.
     """
-    if not config.dimensions or config.dimension_means is None:
+    if not config.dimensions:
+        return outputs
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # means of squares, in few digits, are not
+    if config.dimension_means is None:
         return outputs
     logits, values = split_outputs(outputs, config)
     values = values * values.new_tensor(config.dimension_stds) + values.new_tensor(config.dimension_means)

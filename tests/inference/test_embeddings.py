@@ -7,6 +7,7 @@ import torch
 from conftest import command_line, tiny_encoder_config, tiny_model
 
 from shift_ser import ShiftFeatureExtractor, load_classifier
+from shift_ser.inference.embeddings import write_embeddings
 from shift_ser.model.encoders import encode
 
 LENGTHS = [16000, 400, 9000, 5000, 12345]
@@ -96,3 +97,24 @@ def test_the_command_writes_them_and_lists_what_it_cannot_read(classifier, speec
         np.testing.assert_allclose(file["embeddings"], classifier.embed(speech[:2]), rtol=0, atol=1e-5)
     told = command_line(*words, "--output", tmp_path / "scores.csv")
     assert told.exit_code == 2 and "--embeddings must stand without --output" in told.stderr
+
+
+def test_a_recording_that_breaks_the_model_leaves_the_others(classifier, tmp_path, monkeypatch):
+    """As a recording beyond 30 s does with Whisper's encoder."""
+    for seconds in (1, 2, 3):
+        sf.write(tmp_path / f"{seconds}.wav", np.random.default_rng(seconds).normal(0, 0.1, 16000 * seconds), 16000)
+    features = classifier.features
+
+    def refusing(speech):
+        if any(len(each) > 40000 for each in speech):
+            raise ValueError("raw_speech must be shorter")
+        return features(speech)
+
+    monkeypatch.setattr(classifier, "features", refusing)
+    paths = [tmp_path / f"{seconds}.wav" for seconds in (1, 3, 2)]
+    (failed,) = write_embeddings(classifier, paths, tmp_path / "out.npz")
+    assert failed.name == str(paths[1]) and "raw_speech must be shorter" in failed.error
+    found = np.load(tmp_path / "out.npz")
+    assert found["recordings"].tolist() == [str(paths[0]), str(paths[2])]
+    expected = np.concatenate([classifier.embed(str(path)) for path in (paths[0], paths[2])])
+    np.testing.assert_allclose(found["embeddings"], expected, rtol=0, atol=1e-5)

@@ -25,7 +25,7 @@ from shift_ser.inference.predict import (
     find_recordings,
     load_classifier,
 )
-from shift_ser.model import model_place
+from shift_ser.model import media_container, model_place
 
 RATE = 16000
 LABELS = ["angry", "happy", "neutral", "sad"]
@@ -391,6 +391,14 @@ def test_the_command_lists_each_file_that_it_skips_and_reads_the_sound_of_videos
     for number in range(5):
         assert f"skipped: {tmp_path / str(number)}.txt (no audio by its suffix '.txt')\n" in told.stderr
     assert told.stdout.startswith(f"{tmp_path / 'call.mp4'}: ")
+
+
+def test_a_video_without_the_package_that_reads_it_stops_nothing(saved, tmp_path, monkeypatch):
+    (tmp_path / "call.mp4").write_bytes(media(*KINDS[".mp4"]))
+    sf.write(tmp_path / "talk.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 16000)
+    monkeypatch.setattr(media_container, "av", None)
+    video, talk = classify_recordings(load_classifier(saved), find_recordings([tmp_path]))
+    assert video.scores is None and "shift-ser[av]" in video.error and talk.scores
 
 
 def test_calibrated_scores_are_those_of_divided_logits(saved):

@@ -171,7 +171,7 @@ def test_exponential_pooling_is_the_weighted_mean():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context_s": 0.3}, "context_s must be at least 0.320312: a step (0.2), the look-ahead (0.1) and a frame"),
+        ({"context_s": 0.3}, "context_s must be at least 0.34: a step (0.2), the look-ahead (0.1) and a frame"),
         ({"look_ahead_s": -1}, "look_ahead_s must be a number of at least 0, got -1"),
         ({"step_s": 0}, "step_s must be a number above 0, got 0"),
         ({"half_life_s": float("nan")}, "half_life_s must be a number above 0, got nan"),
@@ -211,3 +211,13 @@ def test_wrong_samples_are_refused(causal):
 def test_defaults_say_how_far_scores_are_behind():
     options = StreamOptions()
     assert (options.context_s, options.look_ahead_s, options.step_s, options.half_life_s) == (4.0, 0.4, 0.5, None)
+
+
+def test_the_context_that_the_message_asks_for_is_taken(plain):
+    with pytest.raises(ValueError, match="context_s must be at least") as told:
+        plain.stream(context_s=0.1, step_s=0.25, look_ahead_s=0.1, voice_activity=False)
+    least = float(re.search(r"at least ([0-9.]+)", str(told.value))[1])
+    assert (
+        plain.stream(context_s=least, step_s=0.25, look_ahead_s=0.1, voice_activity=False).push(np.zeros(16000))
+        is not None
+    )

@@ -1,5 +1,6 @@
 """The page of a recording: its waveform, blocks, curves and rows are those of the timeline."""
 
+import colorsys
 import re
 
 import numpy as np
@@ -61,6 +62,9 @@ def test_silence_has_no_emotion(found):
 def test_colours_differ():
     labels = ["angry", *(f"label {number}" for number in range(6))]
     assert len(set(colours(labels).values())) == 7
+    made = [tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5)) for colour in colours("xyz").values()]
+    hues = sorted(colorsys.rgb_to_hls(*(part / 255 for part in colour))[0] for colour in made)
+    assert hues == pytest.approx([1 / 6, 1 / 2, 5 / 6], abs=0.01)
 
 
 def test_the_card_tells_the_limits(tmp_path, monkeypatch):

@@ -4,10 +4,12 @@ import math
 import pytest
 import torch
 from conftest import speech_batch, tiny_encoder_config, tiny_model
+from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import set_seed
 
 from shift_ser import ShiftConfig, temporal_shift
+from shift_ser.model import heads
 from shift_ser.model.heads import HEADS, CnnBlock, LstmBlock, RelativeSelfAttention, ShiftHead, TransformerBlock
 
 PLACES = [(head, placement) for head, entry in HEADS.items() for placement in entry.placements]
@@ -252,3 +254,28 @@ def test_every_trainable_weight_gets_a_gradient():
     speech, mask = speech_batch([4000, 6000])
     model(speech, attention_mask=mask, labels=torch.tensor([0, 1])).loss.backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_an_lstm_in_half_precision_leaves_its_weights_in_place(monkeypatch):
+    """On a CPU without half-precision LSTMs, and while it computes: other threads may be in it."""
+    monkeypatch.setattr(heads, "_has_half_precision_lstm", lambda dtype: False)
+    torch.manual_seed(0)
+    lstm, compute, seen = nn.LSTM(8, 8, batch_first=True), torch.lstm, []
+    frames = torch.randn(2, 5, 8)
+    expected, _ = lstm(frames)
+    own = dict(lstm.bfloat16().named_parameters())
+
+    def watched(*arguments):
+        seen.append(all(value is own[name] for name, value in lstm.named_parameters()))
+        return compute(*arguments)
+
+    monkeypatch.setattr(torch, "lstm", watched)
+    frames = frames.bfloat16()
+    found, _ = heads._run_lstm(lstm, frames)
+    _, state = heads._run_lstm(lstm, frames[:, :3])
+    rest, _ = heads._run_lstm(lstm, frames[:, 3:], state)
+    assert seen == [True] * 3 and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(rest, found[:, 3:])
+    found.sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in lstm.parameters())
