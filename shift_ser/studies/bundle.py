@@ -131,7 +131,7 @@ def _copy_cell(source: Path, target: Path) -> None:
     for file in (PREDICTIONS, PLANS):
         shutil.copyfile(source / file, target / file)
     results = {name: value for name, value in read_json(source / RESULTS).items() if name != "source"}
-    results["settings"]["encoder"] = public_name(results["settings"]["encoder"])
+    results["settings"] = {name: _shown(name, value) for name, value in results["settings"].items()}
     write_json(target / RESULTS, results)
     cell = read_json(source / CELL)
     write_json(target / CELL, cell | {"words": _public_words(cell["words"])})
@@ -147,7 +147,7 @@ def _public_words(words: Sequence[str]) -> list[str]:
 
 
 def _shown(option: str, value: Any) -> Any:
-    return public_name(value) if option in ("corpus", "encoder") and isinstance(value, str) else value
+    return public_name(value) if option in ("corpus", "encoder", "fold_lists") and isinstance(value, str) else value
 
 
 def public_name(path: str) -> str:

@@ -18,12 +18,24 @@ from ..evaluation.calibration import describe as describe_calibration
 from ..evaluation.metrics import SCORES, wa_ua_f1
 from ..evaluation.predictions import Predictions
 from ..evaluation.report import headline, summarise
-from ..evaluation.run_folder import PLANS, PREDICTIONS, RESULTS, STUDY_BASELINES, read_json
+from ..evaluation.run_folder import (
+    CELL,
+    PLANS,
+    PREDICTIONS,
+    RESULTS,
+    STUDY_BASELINES,
+    STUDY_GROUPS,
+    STUDY_ROWS,
+    STUDY_SUMMARY,
+    read_json,
+)
 from ..evaluation.uncertainty import describe as describe_uncertainty
+from ..model.heads import variants
 from ..training.fold_plan import FoldPlan
 from .baselines import baseline_key
 from .bundle import BUNDLE, FORMAT, PAGE, are_published, counts, published_total, study_texts
 from .bundle_page import page_text
+from .grid import SHIFT_OPTIONS
 
 _CLOSE = 1e-9
 
@@ -52,25 +64,32 @@ def verify_bundle(folder: str | Path) -> dict[str, int]:
     folder = Path(folder)
     if not (folder / BUNDLE).is_file():
         raise FileNotFoundError(f"a bundle must hold {BUNDLE}, there is none in {str(folder)!r}")
-    with _blamed(BUNDLE):
+    with _blamed(BUNDLE):  # and whichever file says so itself
         bundle = read_json(folder / BUNDLE)
         if bundle["format"] != FORMAT:
             raise ValueError(f"its format must be {FORMAT}, got {bundle['format']}")
-        _check_files(folder, bundle["files"])
-    done = {"studies": 0, "cells": 0, "folds": 0, "predictions": 0}
-    known: dict[str, tuple[Any, ...]] = {}
-    for name, entry in bundle["studies"].items():
-        for cell in dict.fromkeys(place["cell"] for place in entry["places"]):
-            if cell not in entry["missing"]:
-                folds, rows = _check_cell(folder, f"{name}/{cell}", bundle["corpus"]["fingerprints"], known)
+        _check_files(folder, bundle)
+        done = {"studies": 0, "cells": 0, "folds": 0, "predictions": 0}
+        known: dict[str, tuple[Any, ...]] = {}
+        for name, entry in bundle["studies"].items():
+            tested: set[str] = set()
+            for cell in _whole(entry):
+                folds, said = _check_cell(folder, f"{name}/{cell}", bundle["corpus"]["fingerprints"], known)
                 done = {**done, "cells": done["cells"] + 1, "folds": done["folds"] + folds}
-                done["predictions"] += rows
-        _check_study(folder, name, entry)
-        done["studies"] += 1
-    with _blamed(BUNDLE):
+                done["predictions"] += len(said)
+                tested = tested or said
+                if said != tested:
+                    raise BundleError(f"{name}/{cell}/{PREDICTIONS}: it must be of the utterances of the other cells")
+            _check_study(folder, name, entry)
+            done["studies"] += 1
         _check_corpus(folder, bundle)
-    _same_text(page_text(folder, bundle), folder, PAGE)
+        _same_text(page_text(folder, bundle), folder, PAGE)
     return done
+
+
+def _whole(entry: Mapping[str, Any]) -> list[str]:
+    """The cells of a study that are there."""
+    return [cell for cell in dict.fromkeys(place["cell"] for place in entry["places"]) if cell not in entry["missing"]]
 
 
 @contextmanager
@@ -80,12 +99,21 @@ def _blamed(file: str) -> Iterator[None]:
         yield
     except BundleError:
         raise
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         told = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{file}: {told}") from error
 
 
-def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+def _check_files(folder: Path, bundle: Mapping[str, Any]) -> None:
+    """The files that a bundle has, no others, each with the hash that is listed."""
+    files, expected = bundle["files"], {PAGE}
+    for name, entry in bundle["studies"].items():
+        own = [STUDY_ROWS, STUDY_GROUPS] if _whole(entry) else []
+        own += [STUDY_SUMMARY, *entry["figures"], *([STUDY_BASELINES] if entry["baselines"] else [])]
+        own += [f"{cell}/{file}" for cell in _whole(entry) for file in (PREDICTIONS, PLANS, RESULTS, CELL)]
+        expected |= {f"{name}/{file}" for file in own}
+    for name in sorted(set(files) - expected):
+        raise BundleError(f"{name}: a bundle has no such file")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {BUNDLE}
     for name in sorted(there ^ set(files)):
         raise BundleError(f"{name}: " + ("it is not listed in bundle.json" if name in there else "it is missing"))
@@ -96,8 +124,8 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _check_cell(
     folder: Path, cell: str, fingerprints: Mapping[str, str], known: dict[str, tuple[Any, ...]]
-) -> tuple[int, int]:
-    """Predictions against plans and results; gives the number of folds and of rows."""
+) -> tuple[int, set[str]]:
+    """Predictions against plans and results; gives the number of folds, and whose predictions there are."""
     names = {file: f"{cell}/{file}" for file in (PREDICTIONS, PLANS, RESULTS)}
     with _blamed(names[PLANS]):
         plans = {plan.fold: plan for plan in map(FoldPlan.from_dict, read_json(folder / names[PLANS]))}
@@ -106,14 +134,26 @@ def _check_cell(
         for name, value in fingerprints.items():
             if results["settings"]["fingerprints"][name] != value:
                 raise ValueError(f"it is of another corpus: the fingerprint of its {name} is another one")
+        _check_folds(results, plans)
         for result in results["folds"]:
-            _check_log(result)
+            _check_log(result, metric=results["settings"]["selection_metric"])
     with _blamed(names[PREDICTIONS]):
         said = Predictions.read(folder / names[PREDICTIONS])
         _check_rows(said, plans, results["folds"], known)
     with _blamed(names[RESULTS]):
         _check_scores(said, plans, results)
-    return len(results["folds"]), len(said)
+    return len(results["folds"]), set(said.table["utterance"])
+
+
+def _check_folds(results: Mapping[str, Any], plans: Mapping[int, FoldPlan]) -> None:
+    """Every fold of the plans is there, or said to be missing."""
+    if {str(fold): plan.hash for fold, plan in plans.items()} != results["settings"]["plans"]:
+        raise ValueError(f"its settings name other plans than {PLANS}")
+    told = sorted((entry["fold"], entry["seed"]) for entry in [*results["folds"], *results["missing"]])
+    if told != [(fold, results["settings"]["seed"]) for fold in sorted(plans)]:
+        raise ValueError(f"every fold of {PLANS} must be there or missing, once, got (fold, seed) {told}")
+    if results["summary"]["num_folds"] != len(plans):
+        raise ValueError(f"num_folds must be {len(plans)}, as in {PLANS}, got {results['summary']['num_folds']}")
 
 
 def _check_rows(
@@ -140,14 +180,20 @@ def _check_rows(
             raise ValueError(f"the prediction of {name!r} must be the label with the highest probability")
 
 
-def _check_log(result: Mapping[str, Any]) -> None:
-    """The columns of a fold against the scores that were logged after each epoch."""
+def _check_log(result: Mapping[str, Any], *, metric: str) -> None:
+    """The columns of a fold, and the epoch that was selected, against the scores logged after each epoch."""
     epochs = [entry for entry in result["history"] if "eval_test_wa" in entry]
     tested = [{name: entry[f"eval_test_{name}"] for name in SCORES} for entry in epochs]
     columns = {"last": tested[-1], "oracle": {name: max(scores[name] for scores in tested) for name in SCORES}}
     for column, scores in columns.items():
         if column != headline(result):
             _same(scores, result["columns"][column], f"fold {result['fold']}, {column}, of the logged epochs")
+    if result["validation"]:
+        logged = [entry for entry in result["history"] if f"eval_validation_{metric}" in entry]
+        best = max(logged, key=lambda entry: entry[f"eval_validation_{metric}"])
+        _same(round(best["epoch"]), result["selected_epoch"], f"fold {result['fold']}, epoch selected by {metric}")
+        scores = {name: best[f"eval_validation_{name}"] for name in SCORES}
+        _same(scores, result["validation"], f"fold {result['fold']}, validation, of the logged epochs")
 
 
 def _check_scores(said: Predictions, plans: Mapping[int, FoldPlan], results: Mapping[str, Any]) -> None:
@@ -168,6 +214,10 @@ def _check_scores(said: Predictions, plans: Mapping[int, FoldPlan], results: Map
 
 def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     """Baselines from their predictions; tables to the last digit that counts; sentences to the letter."""
+    with _blamed(BUNDLE):
+        for place in entry["places"]:
+            if place["cell"] not in entry["missing"]:
+                _check_place(folder / name / place["cell"], place)
     if entry["baselines"]:
         with _blamed(f"{name}/{STUDY_BASELINES}"):
             _check_baselines(folder / name, entry)
@@ -178,6 +228,20 @@ def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
             _same_table(text, folder, f"{name}/{file}")
         else:
             _same_text(text, folder, f"{name}/{file}")
+
+
+def _check_place(cell: Path, place: Mapping[str, Any]) -> None:
+    """The options that a place of the grid shows against the settings of its cell."""
+    said, there = place["options"], read_json(cell / RESULTS)["settings"]
+    without = there["shift_placement"] == "none"  # what moves nothing is one cell, however it was said
+    head = variants()[there["variant"]][0]
+    if said["head_type"] != head or (without and said["shift_placement"] != "none" and said["shift_proportion"] != 0):
+        raise ValueError(f"{cell.name} is of another model than its place in the grid says")
+    left = {"corpus"} | ({"shift_placement", *SHIFT_OPTIONS} if without else set())
+    for name in (said.keys() & there.keys()) - left:
+        chosen = name == "protocol" and (said[name], there[name]) == ("test_blind", "speaker_groups")
+        if said[name] is not None and str(said[name]) != str(there[name]) and not chosen:
+            raise ValueError(f"{cell.name} has {name} {there[name]!r}, its place in the grid says {said[name]!r}")
 
 
 def _check_baselines(folder: Path, entry: Mapping[str, Any]) -> None:
@@ -207,7 +271,7 @@ def _check_corpus(folder: Path, bundle: Mapping[str, Any]) -> None:
     _same(counted, told["counts"], "counts of the corpus")
     for name in ("name", "title", "description", "synthetic"):
         _same(results["corpus"][name], told[name], f"{name} of the corpus")
-    if told["published"] is not None and told["published"]["utterances"] != published_total(told["name"]):
+    if (told["published"] or {}).get("utterances") != published_total(told["name"]):
         raise ValueError(f"{published_total(told['name'])} utterances of the corpus are published, not as it says")
     _same(are_published(counted, told["published"]), told["counts_are_published"], "counts_are_published")
 
@@ -215,7 +279,7 @@ def _check_corpus(folder: Path, bundle: Mapping[str, Any]) -> None:
 def _same(here: Any, there: Any, what: str) -> None:
     """Refuse numbers that differ by more than rounding, and anything else that differs."""
     for path, ours, theirs in _differences(json.loads(json.dumps(here)), there, what):
-        raise ValueError(f"{path} must be {ours!r} by the predictions, got {theirs!r}")
+        raise ValueError(f"{path} must be {ours!r} by the rest of the bundle, got {theirs!r}")
 
 
 def _differences(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

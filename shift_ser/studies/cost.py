@@ -12,7 +12,7 @@ from ..corpora import load_corpus
 from ..evaluation.run_folder import CELL
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
-from ..training.protocols import PlanOptions, chosen_units, plan_folds
+from ..training.protocols import PlanOptions, plan_folds, settled
 from .grid import StudyPlan
 
 _TIMED = 3  # steps, after one that is not timed
@@ -72,10 +72,8 @@ def part_sizes(data_args: DataArguments, run_args: RunArguments) -> dict[int, tu
     """For each fold of a run: utterances trained on, and utterances scored after every epoch."""
     dataset = load_corpus(data_args.corpus, **data_args.corpus_options())
     options = {name: getattr(run_args, name) for name in _plan_names()}
-    options |= chosen_units(
-        dataset, protocol=run_args.protocol, fold_unit=options["fold_unit"], validation=options["validation"]
-    )
-    plans = plan_folds(dataset, protocol=run_args.protocol, **options)
+    said = {name: options[name] for name in ("fold_unit", "validation")}
+    plans = plan_folds(dataset, **(options | settled(dataset, protocol=run_args.protocol, **said)))
     return {plan.fold: (len(plan.train), len(plan.validation) + len(plan.test)) for plan in plans}
 
 

@@ -16,7 +16,7 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.report import summarise
 from ..evaluation.run_folder import CELL, RESULTS, read_json
 from ..evaluation.uncertainty import describe
-from .grid import COLUMNS, Place, fraction
+from .grid import Place, fraction
 
 SCORED = ("last", "selected", "oracle", "refit")
 MEASURED = ("mingling", "misalignment", "head_parameters")
@@ -213,7 +213,7 @@ def _lines(groups: Sequence[Mapping[str, Any]], but: str) -> list[list[Mapping[s
 
 def _setting(line: Sequence[Mapping[str, Any]], lines: Sequence[Sequence[Mapping[str, Any]]], but: str) -> str:
     """How a sentence about a line begins: what tells it from the others."""
-    names = [name for name in _option_names(line[0]) if name in COLUMNS and name != but]
+    names = [name for name in _option_names(line[0]) if name != but]
     differing = [name for name in names if len({json.dumps(each[0][name]) for each in lines}) > 1]
     rest = [name for name in differing if name not in ("head_type", "shift_placement")]
     setting = "".join(f", {name.removeprefix('shift_')} {told(name, line[0][name])}" for name in rest)

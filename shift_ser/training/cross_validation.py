@@ -68,7 +68,7 @@ from .final import FinalRun
 from .fold import FoldRun
 from .fold_plan import FoldPlan, check_heard, check_plan, shared_sentences
 from .options import settings_words
-from .protocols import PROTOCOLS, PlanOptions, chosen_units, plan_folds, usual_protocol
+from .protocols import PROTOCOLS, PlanOptions, plan_folds, settled
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
 
@@ -133,19 +133,17 @@ class CrossValidation:
     def _choose_units(self) -> None:
         """Settle by the corpus who tests and who selects, where nobody said it, and tell."""
         said = {name: getattr(self.run_args, name) for name in ("fold_unit", "validation")}
-        protocol = usual_protocol(self.corpus.dataset, protocol=self.run_args.protocol, **said)
-        if protocol != self.run_args.protocol:
+        chosen = settled(self.corpus.dataset, protocol=self.run_args.protocol, **said)
+        if chosen["protocol"] != self.run_args.protocol:
             count = len(set(self.corpus.dataset["speaker"]))
             logger.info(
                 "protocol %s: %s has %d speakers, who are divided into %d groups; --fold_unit speaker makes a fold for"
-                " each speaker", protocol, self.corpus.info.title, count, self.run_args.num_folds,
+                " each speaker", chosen["protocol"], self.corpus.info.title, count, self.run_args.num_folds,
             )  # fmt: skip
-            self.run_args.protocol = protocol
-        chosen = chosen_units(self.corpus.dataset, protocol=self.run_args.protocol, **said)
         for name, value in chosen.items():
             setattr(self.run_args, name, value)
         if None in said.values() and "fold_unit" in PROTOCOLS[self.run_args.protocol].reads:
-            told = ", ".join(f"{name} {value}" for name, value in chosen.items() if said[name] is None)
+            told = ", ".join(f"{name} {chosen[name]}" for name, value in said.items() if value is None)
             count = len(set(self.corpus.dataset["speaker"]))
             logger.info("chosen by what %s has (%d speakers): %s", self.corpus.info.title, count, told)
 

@@ -43,7 +43,7 @@ from .checkpoints import last_whole_checkpoint
 from .data import SpeechCorpus
 from .fold_plan import FoldPlan, check_heard, check_plan
 from .pretraining_objectives import NOT_READ, OBJECTIVES, AdaptArguments, CodebookTemperature, Contrastive
-from .protocols import PlanOptions, plan_folds
+from .protocols import PlanOptions, plan_folds, settled
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import argument_settings, changed_settings
 from .trainer import FoldProgress, ShiftTrainer
@@ -320,7 +320,8 @@ def adapt(
     encoder: Any = adapt_args  # has what a corpus reads of the arguments of a run
     corpus = SpeechCorpus(encoder, data_args, dataset=dataset)
     options = {option.name: getattr(run_args, option.name) for option in fields(PlanOptions)}
-    plans = plan_folds(corpus.dataset, protocol=run_args.protocol, **options)
+    said = {name: options[name] for name in ("fold_unit", "validation")}
+    plans = plan_folds(corpus.dataset, **(options | settled(corpus.dataset, protocol=run_args.protocol, **said)))
     known = [plan.fold for plan in plans]
     if not set(run_args.folds or []) <= set(known):
         raise ValueError(f"folds must be among {known}, got {run_args.folds}")

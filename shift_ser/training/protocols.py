@@ -81,8 +81,7 @@ def plan_folds(
             sessions or speakers, a speaker or a dialog is in two sessions, or a plan leaks.
 
     Example:
-        >>> sessions = [1, 1, 2, 3]
-        >>> names = ["a", "b", "c", "d"]
+        >>> sessions, names = [1, 1, 2, 3], ["a", "b", "c", "d"]
         >>> columns = {"session": sessions, "speaker": sessions, "dialog": names, "utterance": names}
         >>> plan = plan_folds(columns)[0]
         >>> plan.test, plan.validation, plan.train
@@ -108,8 +107,7 @@ def chosen_units(
 ) -> dict[str, str]:
     """Who tests and who selects where nobody said it: sessions if the corpus has any, else speakers.
 
-    With the protocols `speaker_groups` and `given`, validation is by the next group or fold, which is what `"session"`
-    means there.
+    With protocols `speaker_groups` and `given`, `"session"` means that the next group or fold validates.
 
     Args:
         dataset: Columns as in `plan_folds`.
@@ -135,27 +133,29 @@ def chosen_units(
 MANY_SPEAKERS = 12  # more of them are divided into groups, unless a protocol or who tests is asked for
 
 
-def usual_protocol(
+def settled(
     dataset: Columns, *, protocol: str, fold_unit: str | None = None, validation: str | None = None
-) -> str:
-    """The protocol of a run: with many speakers and no sessions, groups of speakers in place of one fold for each.
+) -> dict[str, str]:
+    """`protocol`, `fold_unit` and `validation` of a run: what was said, and what the corpus decides where it was not.
+
+    With many speakers and no sessions, groups of speakers take the place of one fold for each speaker.
 
     Args:
         dataset: Columns as in `plan_folds`.
         protocol: What was said, or the default.
         fold_unit: What was said; `"speaker"` keeps a fold for each speaker.
-        validation: What was said.
+        validation: What was said; kept.
 
     Example:
         >>> names = [f"speaker {number}" for number in range(40)]
-        >>> usual_protocol({"utterance": names, "speaker": names}, protocol="test_blind")
+        >>> settled({"utterance": names, "speaker": names}, protocol="test_blind")["protocol"]
         'speaker_groups'
     """
-    if protocol != "test_blind" or fold_unit or validation:
-        return protocol
-    rows = read_rows(dataset)
-    many = len({row.speaker for row in rows if row.has_speaker}) > MANY_SPEAKERS
-    return "speaker_groups" if many and all(row.session is None for row in rows) else protocol
+    if protocol == "test_blind" and not fold_unit and not validation:
+        rows = read_rows(dataset)
+        many = len({row.speaker for row in rows if row.has_speaker}) > MANY_SPEAKERS
+        protocol = "speaker_groups" if many and all(row.session is None for row in rows) else protocol
+    return {"protocol": protocol} | chosen_units(dataset, protocol=protocol, fold_unit=fold_unit, validation=validation)
 
 
 def _check_options(protocol: str, options: PlanOptions, *, usual: Mapping[str, str]) -> "FoldProtocol":

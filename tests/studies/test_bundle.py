@@ -7,10 +7,15 @@ import pytest
 import yaml
 from conftest import command_line
 
+from shift_ser.evaluation.calibration import describe as calibration
+from shift_ser.evaluation.predictions import Predictions
+from shift_ser.evaluation.report import summarise
 from shift_ser.evaluation.run_folder import read_json, write_json
+from shift_ser.evaluation.uncertainty import describe as uncertainty
 from shift_ser.recipes import find_study, study_names
-from shift_ser.studies.bundle import public_name
+from shift_ser.studies.bundle import public_name, study_texts
 from shift_ser.studies.bundle_check import BundleError, verify_bundle
+from shift_ser.studies.bundle_page import page_text
 from shift_ser.studies.cost import study_cost
 from shift_ser.studies.grid import plan_study
 from shift_ser.studies.reproduction import plan_set, run_set
@@ -144,6 +149,78 @@ def test_a_bundle_that_does_not_add_up_is_refused(what, listed, bundle):
         verify_bundle(bundle)
     told = command_line("study", "--verify", bundle)
     assert told.exit_code == 1 and at in told.stderr
+
+
+def sum_up_again(bundle):
+    """Tables, sentences, page and hashes, made anew from a bundle that was changed."""
+    told = read_json(bundle / "bundle.json")
+    for name, entry in told["studies"].items():
+        for file, text in study_texts(bundle / name, entry, name).items():
+            (bundle / name / file).write_text(text, encoding="utf-8")
+    (bundle / "README.md").write_text(page_text(bundle, told), encoding="utf-8")
+    list_again(bundle)
+
+
+def drop_a_fold(cell, *, plans):
+    """Leave out what speaks against a cell: its last fold, of predictions and results; of the plans, too."""
+    results = read_json(cell / "results.json")
+    kept = [fold for fold in results["folds"] if fold["fold"] != FOLDS[-1]]
+    said = Predictions.read(cell / "predictions.csv")
+    said = Predictions(said.table[said.table["fold"] != FOLDS[-1]].reset_index(drop=True))
+    said.write(cell / "predictions.csv")
+    results |= {"folds": kept, "uncertainty": uncertainty(said), "calibration": calibration(said)}
+    if plans:
+        left = [plan for plan in read_json(cell / "plans.json") if plan["fold"] != FOLDS[-1]]
+        write_json(cell / "plans.json", left)
+        results["settings"]["plans"].pop(str(FOLDS[-1]))
+    results["summary"] = summarise(kept, num_folds=results["summary"]["num_folds"] - plans)
+    write_json(cell / "results.json", results)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("cells", "has shift_direction '.*', its place in the grid says"),
+        ("fold", "every fold of plans.json must be there or missing"),
+        ("fold and plan", "it must be of the utterances of the other cells"),
+        ("epoch", "epoch selected by ua"),
+        ("validation", "validation, of the logged epochs"),
+        ("published", "utterances of the corpus are published"),
+        ("file", "a bundle has no such file"),
+        ("history", "results.json: list index out of range"),
+    ],
+)
+def test_a_bundle_that_was_made_to_add_up_is_refused(what, message, bundle):
+    """Somebody changes what speaks against a claim and writes all that follows from it anew."""
+    told = read_json(bundle / "bundle.json")
+    places = told["studies"]["directions"]["places"]
+    cell = bundle / "directions" / places[-1]["cell"]
+    results = read_json(cell / "results.json")
+    if what == "cells":
+        places[0]["cell"], places[1]["cell"] = places[1]["cell"], places[0]["cell"]
+    elif what.startswith("fold"):
+        drop_a_fold(cell, plans=what == "fold and plan")
+    elif what == "epoch":
+        results["folds"][0]["selected_epoch"] = 2
+    elif what == "validation":
+        results["folds"][0]["validation"]["ua"] = 0.99
+    elif what == "published":
+        told["corpus"]["name"] = "iemocap"
+        for path in bundle.rglob("results.json"):
+            of_cell = read_json(path)
+            of_cell["corpus"]["name"] = "iemocap"
+            write_json(path, of_cell)
+    elif what == "file":
+        (bundle / "directions" / "talk.wav").write_bytes(b"RIFF")
+        told["files"]["directions/talk.wav"] = ""
+    else:
+        results["folds"][0]["history"] = []
+    if what in ("epoch", "validation", "history"):
+        write_json(cell / "results.json", results)
+    write_json(bundle / "bundle.json", told)
+    (list_again if what in ("file", "history") else sum_up_again)(bundle)
+    with pytest.raises(BundleError, match=message):
+        verify_bundle(bundle)
 
 
 def test_files_that_are_added_or_gone_are_named(bundle):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from shift_ser.training.fold_plan import PARTS
-from shift_ser.training.protocols import PROTOCOLS, plan_folds, usual_protocol
+from shift_ser.training.protocols import PROTOCOLS, plan_folds, settled
 
 OPTIONS = {
     "test_blind": [{"fold_unit": "speaker", "validation": how} for how in ("speaker", "random")],
@@ -76,6 +76,6 @@ def test_every_protocol_that_makes_folds_is_among_them():
 def test_many_speakers_are_divided_into_groups_unless_a_fold_for_each_is_asked_for(number, options, expected):
     names = [f"{place}" for place in range(number)]
     columns = {"utterance": names, "speaker": names}
-    assert usual_protocol(columns, protocol="test_blind", **options) == expected
-    assert usual_protocol({**columns, "session": names}, protocol="test_blind", **options) == "test_blind"
-    assert usual_protocol(columns, protocol="authors", **options) == "authors"
+    assert settled(columns, protocol="test_blind", **options)["protocol"] == expected
+    assert settled({**columns, "session": names}, protocol="test_blind", **options)["protocol"] == "test_blind"
+    assert settled(columns, protocol="authors", **options)["protocol"] == "authors"
