@@ -175,10 +175,10 @@ def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **nar
     """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
     from tqdm import tqdm
 
-    from ..inference.predict import ScoreFile, classify_recordings, model_classes
+    from ..inference.predict import ScoreFile, chosen_labels, classify_recordings
 
     config = classifier.model.config
-    labels = [*(narrow["labels"] or model_classes(config)), *(config.dimensions or [])]
+    labels = [*chosen_labels(config, **narrow), *(config.dimensions or [])]
     with ScoreFile(output, labels=labels, model=model) as file:
         todo = [path for path in paths if path not in file.done]
         bar = tqdm(

@@ -238,9 +238,7 @@ def classify_recordings(
             raise ValueError(f"{name} must be above 0, got {value}")
     if isinstance(recordings, (str, bytes, os.PathLike, Mapping, np.ndarray, torch.Tensor)):
         raise ValueError(f"recordings must be several, as a list or another iterable, got {type(recordings).__name__}")
-    if not 0 <= abstain <= 1:
-        raise ValueError(f"abstain must be between 0 and 1, got {abstain}")
-    chosen = _chosen_labels(labels, classifier)
+    chosen = set(chosen_labels(classifier.model.config, labels=labels, abstain=abstain))
     rate = classifier.feature_extractor.sampling_rate
     fixed = getattr(classifier.feature_extractor, "fixed_length", None)
     together = getattr(classifier.model.config, "mask_padding", True)
@@ -254,11 +252,6 @@ def classify_recordings(
     )
     results = in_order((places, _classify(classifier, batch)) for places, batch in batches)
     dimensions = getattr(classifier.model.config, "dimensions", None) or []
-    if (labels or abstain) and not chosen:
-        raise ValueError(
-            f"labels and abstain must be left out, since the model tells {', '.join(dimensions)} and has no labels, got"
-            f" {labels!r} and {abstain:g}"
-        )
     return (_narrow(result, chosen, abstain, dimensions) for result in results)
 
 
@@ -279,12 +272,22 @@ def require_labels(config: Any, what: str) -> list[str]:
     return labels
 
 
-def _chosen_labels(labels: Sequence[str] | None, classifier: ShiftAudioClassificationPipeline) -> set[str]:
-    known = model_classes(classifier.model.config)
-    if not known:
-        return set()
-    chosen = set(known if labels is None else labels)
-    if isinstance(labels, str) or not chosen <= set(known) or len(chosen) < 2:
+def chosen_labels(config: Any, *, labels: Sequence[str] | None = None, abstain: float = 0.0) -> list[str]:
+    """The labels that come into question, each once; none for a model of dimensions alone.
+
+    Raises:
+        ValueError: As for `classify_recordings`.
+    """
+    if not 0 <= abstain <= 1:
+        raise ValueError(f"abstain must be between 0 and 1, got {abstain}")
+    known = model_classes(config)
+    if not known and (labels or abstain):
+        raise ValueError(
+            f"labels and abstain must be left out, since the model tells {', '.join(config.dimensions)} and has no"
+            f" labels, got {labels!r} and {abstain:g}"
+        )
+    chosen = list(dict.fromkeys(known if labels is None else labels))
+    if known and (isinstance(labels, str) or not set(chosen) <= set(known) or len(chosen) < 2):
         raise ValueError(f"labels must be two or more of {known}, got {labels!r}")
     return chosen
 

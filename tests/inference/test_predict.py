@@ -524,6 +524,22 @@ def test_the_command_goes_on_with_its_file(saved, folder, tmp_path):
     assert told.stderr.endswith(f"error: no audio files in {tmp_path}\n")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--labels", "sad,glad"], "labels must be two or more of"),
+        (["--abstain", "2"], "abstain must be between 0 and"),
+    ],
+)
+def test_a_command_that_is_refused_leaves_no_file_in_the_way(saved, folder, tmp_path, wrong, message):
+    words = ["predict", "--model", saved, "--dtype", "float32", "--output", tmp_path / "new" / "scores.csv"]
+    told = command_line(*words, *wrong, folder / "a.FLAC")
+    assert told.exit_code == 1 and message in told.stderr and not (tmp_path / "new").exists()
+    assert command_line(*words, "--labels", "sad,angry,sad", folder / "a.FLAC").exit_code == 0
+    (row,) = rows_of(tmp_path / "new" / "scores.csv")
+    assert list(row) == ["recording", "label", "score_sad", "score_angry", "model"]
+
+
 def test_the_command_takes_some_labels_and_cut_files(saved, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path / "a") + b"\xff.wav")
     with open(path, "wb") as file:
