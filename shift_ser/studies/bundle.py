@@ -32,6 +32,7 @@ from ..evaluation.run_folder import (
     write_text,
 )
 from ..training.cross_validation import versions
+from ..training.fold_plan import FoldPlan
 from .bundle_page import page_text
 from .figures import draw_figures
 from .grid import Place, StudyPlan
@@ -198,6 +199,8 @@ def counts(folder: Path, studies: Mapping[str, Any]) -> tuple[dict[str, Any], di
                 for column, key in (("session", "by_session"), ("label", "by_label")):
                     values = table.get(column, [])
                     counted[key] = {str(value): count for value, count in sorted(Counter(values).items())}
+                plans = map(FoldPlan.from_dict, read_json(folder / name / cell / PLANS))
+                counted["all_tested"] = set().union(*(plan.utterances for plan in plans)) <= set(table["utterance"])
                 return read_json(folder / name / cell / RESULTS), counted
     raise ValueError("a bundle must hold at least one whole cell, this one holds none")
 

@@ -32,6 +32,7 @@ from ..evaluation.run_folder import (
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from ..model.heads import variants
 from ..training.fold_plan import FoldPlan
+from ..training.targets import label_fingerprint
 from .baselines import baseline_key
 from .bundle import BUNDLE, FORMAT, PAGE, are_published, counts, published_total, study_texts
 from .bundle_page import page_text
@@ -48,8 +49,9 @@ def verify_bundle(folder: str | Path) -> dict[str, int]:
     """Check that a bundle adds up.
 
     Files are what `bundle.json` says they are; predictions are those of the plans' test sets, once each, with the same
-    labels everywhere; scores of folds, means, intervals and calibration, tables, sentences and the page are what comes
-    of the predictions; counts of the corpus are those of the predictions.
+    labels everywhere, which have the corpus's fingerprint where every utterance was tested; scores of folds, means,
+    intervals and calibration, tables, sentences and the page are what comes of the predictions; counts of the corpus
+    are those of the predictions.
 
     Args:
         folder: The bundle.
@@ -140,6 +142,7 @@ def _check_cell(
     with _blamed(names[PREDICTIONS]):
         said = Predictions.read(folder / names[PREDICTIONS])
         _check_rows(said, plans, results["folds"], known)
+        _check_labels(said, plans, fingerprints["labels"])
     with _blamed(names[RESULTS]):
         _check_scores(said, plans, results)
     return len(results["folds"]), set(said.table["utterance"])
@@ -178,6 +181,15 @@ def _check_rows(
         if (wrong := chosen < top).any():
             name = said.table["utterance"][int(wrong.argmax())]
             raise ValueError(f"the prediction of {name!r} must be the label with the highest probability")
+
+
+def _check_labels(said: Predictions, plans: Mapping[int, FoldPlan], expected: str) -> None:
+    """The fingerprint of all labels, where every utterance was tested and so has a row."""
+    class_of = dict(zip(said.table["utterance"], said.references.tolist(), strict=True))
+    if set().union(*(plan.utterances for plan in plans.values())) <= class_of.keys():
+        found = label_fingerprint(said.labels, class_of)
+        if found != expected:
+            raise ValueError(f"its labels have the fingerprint {found}, those of the corpus {expected}")
 
 
 def _check_log(result: Mapping[str, Any], *, metric: str) -> None:

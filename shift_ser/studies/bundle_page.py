@@ -24,7 +24,8 @@ REPORTED: dict[tuple[str, str], dict[str, float]] = {
 }
 _HEADER = (
     "| model | scenario | encoder | protocol | seeds | WA | WA, 95 % interval | UA | UA, 95 % interval"
-    " | best epoch on the test fold, WA / UA | reported WA / UA |\n|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    " | best epoch on the test fold, WA / UA | reported on IEMOCAP, WA / UA |"
+    "\n|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|"
 )
 _READ = (
     "WA and UA: mean over folds and seeds of the epoch that the protocol takes (`test_blind`: chosen on the validation"
@@ -34,8 +35,10 @@ _READ = (
 )
 _CHECKED = (
     "`shift-ser study --verify FOLDER` computes every score, interval and sentence of this bundle again from the"
-    " predictions. Scores of single epochs (and so the best epoch on the test fold), mingling, misalignment, and"
-    " numbers of parameters cannot be had from the predictions that are kept: they are as the runs logged them."
+    " predictions, and the fingerprint of the labels where every utterance was tested. It does not look at audio, does"
+    " not train, and does not draw the figures again. As the runs told them, and not to be had from the predictions,"
+    " are: scores of single epochs (and so the best epoch on the test fold), mingling, misalignment, numbers of"
+    " parameters, time and memory, versions, hardware, the commands, and the fingerprint of the samples."
 )
 
 
@@ -49,8 +52,11 @@ def page_text(folder: Path, bundle: Mapping[str, Any]) -> str:
     corpus, parts = bundle["corpus"], [f"# {bundle['title']}", bundle["corpus"]["description"]]
     if corpus["synthetic"]:
         parts.append(
-            "**The speech is synthetic: no person speaks in it. These numbers say nothing about emotion in people, and"
-            " the reported ones, which are of IEMOCAP, are no comparison for them.**"
+            "**The speech is synthetic: no person speaks in it. These numbers say nothing about emotion in people.**"
+        )
+    if corpus["name"] != "iemocap":
+        parts.append(
+            f"**The reported numbers are of IEMOCAP, ours of {corpus['title']}: neither is a comparison for the other.**"
         )
     rows = list(_rows(folder, bundle["studies"]))
     if rows:
@@ -117,7 +123,8 @@ def _corpus(corpus: Mapping[str, Any]) -> Iterator[str]:
         "- the counts are "
         + {True: "the published ones", False: "NOT the published ones", None: "of no publication"}[same]
     )
-    yield f"- fingerprints: {', '.join(f'{name} {value}' for name, value in corpus['fingerprints'].items())}"
+    part = "" if counted["all_tested"] else " (of all utterances: as told, since some were tested by no fold)"
+    yield f"- fingerprints: {', '.join(f'{name} {value}' for name, value in corpus['fingerprints'].items())}{part}"
     yield from (f"- PROBLEM: {problem}" for problem in corpus["problems"])
 
 

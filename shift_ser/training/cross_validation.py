@@ -2,9 +2,7 @@
 
 import copy
 import difflib
-import hashlib
 import itertools
-import json
 import logging
 import os
 import platform
@@ -71,6 +69,7 @@ from .options import settings_words
 from .protocols import PROTOCOLS, PlanOptions, plan_folds, settled
 from .run_lock import HOLDER, LOCK, run_lock
 from .settings import changed_settings, result_settings
+from .targets import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -157,12 +156,9 @@ class CrossValidation:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Sixteen digits each that change with what is read: all samples, all labels, the encoder's weights."""
-        contents = {
-            "samples": sorted(self.corpus.content_hashes.items()),
-            "labels": self.corpus.targets.fingerprint,
-        }
-        hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16] for name, value in contents.items()}
+        """Sixteen digits each that change with what is read: all samples, all targets, the encoder's weights."""
+        samples = fingerprint(sorted(self.corpus.content_hashes.items()))
+        hashes = {"samples": samples, **self.corpus.targets.fingerprints}
         paths = {plan.fold: self.model_args.encoder_of(plan.fold) for plan in self.plans}
         if not self.model_args.encoder_of_each_fold:
             return {**hashes, "encoder": encoder_fingerprint(load_encoder(self.model_args.encoder_path)[0])}

@@ -63,6 +63,11 @@ class FoldPlan:
     test: tuple[str, ...]
 
     @property
+    def utterances(self) -> set[str]:
+        """Names of the utterances of all parts."""
+        return {*self.train, *self.validation, *self.test}
+
+    @property
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with anything in the plan."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))

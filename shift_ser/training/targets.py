@@ -1,8 +1,10 @@
 """What a run learns of each utterance: a class, the distribution of the raters' votes, values of dimensions."""
 
 import copy
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -179,12 +181,33 @@ class Targets:
         return torch.tensor(counts.sum() / (first * counts), dtype=torch.float32)
 
     @property
-    def fingerprint(self) -> list[Any]:
-        """What changes with any target, as JSON knows it."""
-        told: list[Any] = [self.labels, sorted(self.class_of.items())]
-        for values in (self._shares, self.values if self.dimensions else {}):
-            told += [sorted((name, row.tolist()) for name, row in values.items())] if values else []
+    def fingerprints(self) -> dict[str, str]:
+        """What changes with any label; where votes or dimensions are learned, what changes with any of them."""
+        told = {"labels": label_fingerprint(self.labels, self.class_of)}
+        others = [self._shares, self.values if self.dimensions else {}]
+        if any(others):
+            told["targets"] = fingerprint([sorted((name, row.tolist()) for name, row in one.items()) for one in others])
         return told
+
+
+def label_fingerprint(labels: Sequence[str], class_of: Mapping[str, int]) -> str:
+    """What changes with the label of any utterance of a corpus.
+
+    Args:
+        labels: Classes.
+        class_of: Number of the class of each utterance.
+    """
+    return fingerprint([list(labels), sorted(class_of.items())])
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen digits that change with a value that JSON knows.
+
+    Example:
+        >>> fingerprint([["sad"], [["a", 0]]])
+        'b91985b3f7da2f11'
+    """
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _shares(

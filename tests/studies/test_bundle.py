@@ -8,19 +8,20 @@ import yaml
 from conftest import command_line
 
 from shift_ser.evaluation.calibration import describe as calibration
+from shift_ser.evaluation.metrics import wa_ua_f1
 from shift_ser.evaluation.predictions import Predictions
-from shift_ser.evaluation.report import summarise
+from shift_ser.evaluation.report import headline, summarise
 from shift_ser.evaluation.run_folder import read_json, write_json
 from shift_ser.evaluation.uncertainty import describe as uncertainty
 from shift_ser.recipes import find_study, study_names
-from shift_ser.studies.bundle import public_name, study_texts
+from shift_ser.studies.bundle import counts, public_name, study_texts
 from shift_ser.studies.bundle_check import BundleError, verify_bundle
 from shift_ser.studies.bundle_page import page_text
 from shift_ser.studies.cost import study_cost
 from shift_ser.studies.grid import plan_study
 from shift_ser.studies.reproduction import plan_set, run_set
 
-FOLDS = [1, 2, 3]
+FOLDS = [1, 2, 3]  # of the study `heads`; `directions` has all five, so that every utterance is tested
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,19 @@ def made(encoder, small_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     base = {
         "encoder": str(encoder), "cache_dir": str(folder / "frames"), "num_train_epochs": 1, "learning_rate": "1e-3",
-        "per_device_train_batch_size": 8, "folds": FOLDS, "disable_tqdm": True, "corpus": "nowhere", "seed": 0,
+        "per_device_train_batch_size": 8, "disable_tqdm": True, "corpus": "nowhere", "seed": 0,
     }  # fmt: skip
     grids = {
         "heads": {"variant": "shiftlstm", "protocol": ["test_blind", "authors"]},
         "directions": {"variant": "shiftcnn", "shift_direction": ["forward", "bidirectional"]},
     }
     for name, grid in grids.items():
-        study = {"base": base, "grid": grid, "keep_models": False, "baselines": name == "heads"}
+        study = {
+            "base": {**base, "folds": FOLDS if name == "heads" else None},
+            "grid": grid,
+            "keep_models": False,
+            "baselines": name == "heads",
+        }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({"studies": ["heads.yaml", "directions.yaml"]}), encoding="utf-8")
@@ -67,17 +73,19 @@ def test_a_bundle_holds_every_prediction_and_adds_up(made, small_corpus):
     _, _, done = made
     bundle = done.bundle
     assert not any(study.failed for study in done.studies.values())
-    assert verify_bundle(bundle) == {"studies": 2, "cells": 4, "folds": 12, "predictions": 4 * 24}
+    assert verify_bundle(bundle) == {"studies": 2, "cells": 4, "folds": 16, "predictions": 2 * (24 + 40)}
     told = command_line("study", "--verify", bundle)
-    assert told.exit_code == 0 and "adds up: 2 studies, 4 cells, 12 folds, 96 predictions" in told.stdout
+    assert told.exit_code == 0 and "adds up: 2 studies, 4 cells, 16 folds, 128 predictions" in told.stdout
     page = (bundle / "README.md").read_text(encoding="utf-8")
     assert "**The speech is synthetic" in page and "| ShiftLSTM | feature extraction |" in page
     assert page.count("69.8 / 70.6") == 2  # beside either protocol
+    assert "numbers are of IEMOCAP, ours of" in page and "reported on IEMOCAP" in page
     corpus = read_json(bundle / "bundle.json")["corpus"]
+    assert "since some were tested by no fold" in page
     assert corpus["synthetic"] and corpus["counts"]["utterances"] == 24 and corpus["counts_are_published"] is None
     weights = [read_json(path)["weights"] for path in bundle.rglob("cell.json")]
     assert len(weights) == 4
-    assert all({name.split("/")[0] for name in each} == {"fold1", "fold2", "fold3"} for each in weights)
+    assert sorted(len({name.split("/")[0] for name in each}) for each in weights) == [3, 3, 5, 5]
 
 
 def test_nothing_in_a_bundle_is_audio_a_transcript_or_a_path(made, small_corpus):
@@ -177,6 +185,43 @@ def drop_a_fold(cell, *, plans):
     write_json(cell / "results.json", results)
 
 
+def label_anew(cell):
+    """Call an utterance's label by its prediction, in a cell and in all that is computed from its rows."""
+    said, results = Predictions.read(cell / "predictions.csv"), read_json(cell / "results.json")
+    table = said.table
+    wrong = int((table["label"] != table["prediction"]).to_numpy().argmax())
+    table.loc[wrong, "label"] = table.loc[wrong, "prediction"]
+    said = Predictions(table)
+    said.write(cell / "predictions.csv")
+    for fold in results["folds"]:
+        rows = (said.table["fold"] == fold["fold"]).to_numpy()
+        scores = wa_ua_f1(said.predicted[rows], references=said.references[rows])
+        fold |= {"test": scores, "columns": fold["columns"] | {headline(fold): scores}}
+    results |= {"uncertainty": uncertainty(said), "calibration": calibration(said)}
+    results["summary"] = summarise(results["folds"], num_folds=results["summary"]["num_folds"])
+    write_json(cell / "results.json", results)
+
+
+def test_a_label_changed_wherever_it_stands_is_refused(bundle):
+    """The fingerprint of the labels was taken from the corpus; here it is computed from the rows."""
+    told = read_json(bundle / "bundle.json")
+    entry = told["studies"]["directions"]
+    (gone, kept), left = (place["cell"] for place in entry["places"]), told["studies"].pop("heads")
+    entry |= {"places": entry["places"][1:]}
+    shutil.rmtree(bundle / "directions" / gone), shutil.rmtree(bundle / "heads")
+    for what in (None, label_anew):
+        if what:
+            what(bundle / "directions" / kept)
+        told["corpus"]["counts"] = counts(bundle, told["studies"])[1]
+        told["files"] = {name: "" for name in told["files"] if (bundle / name).exists()}
+        write_json(bundle / "bundle.json", told)
+        sum_up_again(bundle)
+        if not what:
+            assert left and told["corpus"]["counts"]["all_tested"] and verify_bundle(bundle)["predictions"] == 40
+    with pytest.raises(BundleError, match=r"predictions\.csv: its labels have the fingerprint"):
+        verify_bundle(bundle)
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -241,7 +286,7 @@ def test_a_part_is_run_by_itself_and_the_bundle_tells_what_is_missing(made, smal
     monkeypatch.setattr("shift_ser.studies.study.run_cell", lambda *_, **__: pytest.fail("another part was run"))
     told = command_line("study", path, "--corpus", small_corpus, "--output_dir", tmp_path / "out", "--part", "heads")
     assert told.exit_code == 0, told.stderr
-    assert "directions: 2 cells, 6 folds" in told.stdout and "heads: 0 cells, 0 folds, 0 steps" in told.stdout
+    assert "directions: 2 cells, 10 folds" in told.stdout and "heads: 0 cells, 0 folds, 0 steps" in told.stdout
     bundle = tmp_path / "out" / "bundle"
     assert "0 of 2 cells; **2 are missing**" in (bundle / "README.md").read_text(encoding="utf-8")
     assert verify_bundle(bundle)["cells"] == 2
