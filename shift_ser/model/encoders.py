@@ -199,6 +199,31 @@ def last_layers(encoder: Any, count: int, *, output: int | str) -> list[nn.Modul
     return layers[-count:] + ([transformer.layer_norm] if _is_pre_norm(encoder) and output == "last" else [])
 
 
+def unread_layers(encoder: Any, output: int | str) -> tuple[str, ...]:
+    """How the names of weights begin that belong to layers of the transformer which `encode` does not run.
+
+    Args:
+        encoder: Of another encoder than those of `ENCODERS` all layers count as read.
+        output: As in `encode`.
+    """
+    if encoder.config.model_type not in ENCODERS or output in ("last", "all"):
+        return ()
+    prefix = "" if is_whisper(encoder.config) else "encoder."
+    first = output if isinstance(output, int) else 0
+    return tuple(f"{prefix}layers.{index}." for index in range(first, len(transformer_of(encoder).layers)))
+
+
+def drop_unread_layers(encoder: Any, output: int | str) -> None:
+    """Take the layers away that are not run for an `output`; what is left gives the same frames to the bit.
+
+    The number of layers that is left is in the encoder's configuration.
+    """
+    if unread := unread_layers(encoder, output):
+        transformer = transformer_of(encoder)
+        transformer.layers = transformer.layers[: len(transformer.layers) - len(unread)]
+        encoder.config.num_hidden_layers = len(transformer.layers)
+
+
 def _is_pre_norm(encoder: Any) -> bool:
     """Whether a norm follows the last layer of the transformer, and none goes before the first."""
     if is_whisper(encoder.config):
@@ -426,7 +451,8 @@ def _first_state(encoder: Any, frames: torch.Tensor, mask: torch.Tensor | None) 
     transformer = transformer_of(encoder)
     if is_whisper(encoder.config):
         frames = frames + encoder.embed_positions.weight[: frames.shape[1]]
-        return nn.functional.dropout(frames, p=encoder.dropout, training=encoder.layers[0].training)
+        first = encoder.layers[0] if len(encoder.layers) else encoder
+        return nn.functional.dropout(frames, p=encoder.dropout, training=first.training)
     if encoder.config.model_type == "wav2vec2-bert":
         return transformer.dropout(frames)
     frames = frames + _positions(transformer.pos_conv_embed, frames, mask)

@@ -18,6 +18,7 @@ from .encoders import (
     check_padding,
     convolution_width,
     convolutions_of,
+    drop_unread_layers,
     encode,
     frame_mask,
     input_name,
@@ -151,6 +152,11 @@ class ShiftModel(ShiftPreTrainedModel):
         """Train no convolution of the encoder; so it is from the start, unless something was unfrozen by hand."""
         convolutions_of(self.encoder).requires_grad_(False)
         self.train(self.training)
+
+    def drop_unread_layers(self) -> None:
+        """Take the encoder's layers away that `encoder_layer` leaves unread; what is saved is as much smaller."""
+        drop_unread_layers(self.encoder, self.config.encoder_output)
+        self.config.encoder_config.num_hidden_layers = self.encoder.config.num_hidden_layers
 
     @can_return_tuple
     def forward(

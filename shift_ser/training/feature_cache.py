@@ -37,10 +37,10 @@ from ..model.encoders import (
     encode,
     frame_lengths,
     input_name,
+    unread_layers,
 )
 
 logger = logging.getLogger(__name__)
-
 
 _UNFINISHED = "unfinished"
 _DEAD_AFTER = 24 * 60 * 60  # seconds; of writers on other machines one cannot know more
@@ -298,10 +298,10 @@ def encode_dataset(
     max_samples = None if max_seconds is None else round(max_seconds * feature_extractor.sampling_rate)
     encoding = _Encoding(encoder, feature_extractor, output, max_samples, dtype, encoder_dtype)
     encoding.check()
-    key, layer = encoding.key(recordings), None
-    path = Path(cache_dir) / f"{key}-{output}"
-    if isinstance(output, int) and _is_there(Path(cache_dir) / f"{key}-all"):
-        encoding, layer, path = replace(encoding, output="all"), output, Path(cache_dir) / f"{key}-all"
+    layer, path = None, encoding.path(cache_dir, recordings)
+    all_layers = replace(encoding, output="all")
+    if isinstance(output, int) and _is_there(there := all_layers.path(cache_dir, recordings)):
+        encoding, layer, path = all_layers, output, there
     _fill(path, encoding, dataset, recordings)
     return FrameCache.open(path, layer=layer)
 
@@ -332,15 +332,15 @@ class _Encoding:
         """As what a model takes the frames."""
         return "extract_features" if self.output == "convolutions" else "encoder_hidden_states"
 
-    def key(self, recordings: Mapping[str, Recording]) -> str:
-        """Sixteen digits; where the encoder was loaded from, and by which release, changes no frame."""
+    def path(self, cache_dir: str | Path, recordings: Mapping[str, Recording]) -> Path:
+        """The folder, by sixteen digits; where the encoder was loaded from, and by which release, changes no frame."""
         convolutions = convolutions_of(self.encoder) if self.output == "convolutions" else None
-        encoder = encoder_fingerprint(self.encoder, part=convolutions)
+        encoder = encoder_fingerprint(self.encoder, part=convolutions, output=self.output)
         audio = {name: recording.content_hash for name, recording in recordings.items()}
-        options = [self.max_samples, self.dtype, self.encoder_dtype, list(audio)]
         extractor = {name: value for name, value in self.feature_extractor.to_dict().items() if name not in _NO_FRAMES}
-        parts = [encoder, extractor, options, audio]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        parts = [encoder, extractor, [self.max_samples, self.dtype, self.encoder_dtype, list(audio)], audio]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return Path(cache_dir) / f"{key}-{self.output}"
 
     def num_bytes(self, lengths: Sequence[int]) -> int:
         """What the frames of utterances of these lengths (samples) take on disk, but for names."""
@@ -400,19 +400,23 @@ class _Encoding:
         return frames
 
 
-def encoder_fingerprint(encoder: PreTrainedModel, *, part: torch.nn.Module | None = None) -> str:
+def encoder_fingerprint(
+    encoder: PreTrainedModel, *, part: torch.nn.Module | None = None, output: int | str = "last"
+) -> str:
     """Sixteen digits that change with an encoder's weights, and with what of its configuration changes its frames.
 
     Args:
         encoder: The encoder.
         part: The part of it whose weights count; default: all of it.
+        output: What is read, as in `encode`: layers above it count for nothing, whether they are there or not.
     """
-    weights = hashlib.sha256()
+    weights, unread = hashlib.sha256(), ("masked_spec_embed", *unread_layers(encoder, output))
     for name, weight in sorted((part or encoder).state_dict().items()):
-        if name != "masked_spec_embed":  # read in training alone, and drawn anew where a checkpoint lacks it
+        if not name.startswith(unread):  # the mask: read in training alone, and drawn where a checkpoint lacks it
             weights.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             weights.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    config = {name: value for name, value in encoder.config.to_dict().items() if name not in _NO_FRAMES}
+    no_frames = _NO_FRAMES if output in ("last", "all") else _NO_FRAMES | {"num_hidden_layers", "encoder_layers"}
+    config = {name: value for name, value in encoder.config.to_dict().items() if name not in no_frames}
     parts = json.dumps([weights.hexdigest(), config], sort_keys=True, default=str)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 

@@ -329,13 +329,18 @@ class FoldRun:
         return model
 
     def take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
-        """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it."""
+        """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it.
+
+        Layers that are not read are let go once the corpus is encoded: frames of all layers may be kept already.
+        """
         encoder, name = model.shift_ser.encoder, self.model_args.encoder_of(self.plan.fold)
         if model.config.freeze_encoder:
             self.corpus.encode(encoder.to(self.run_args.device), output=model.config.encoder_output, name=name)
-            model.shift_ser.encoder = None
         elif self.corpus.data_args.cache_convolutions:
             self.corpus.encode(encoder.to(self.run_args.device), output="convolutions", name=name)
+        model.shift_ser.drop_unread_layers()
+        if model.config.freeze_encoder:
+            model.shift_ser.encoder = None
         return encoder
 
     def _trainer(

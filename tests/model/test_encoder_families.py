@@ -1,11 +1,13 @@
 """The table of `docs/encoders.md`: encoder families by what can be done with them, each cell a test."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import speech_batch, tiny_encoder_config, tiny_model
+from safetensors.torch import load_file
 from test_spectrogram_encoders import CONFIGS, STOCK
 
 from shift_ser import ShiftFeatureExtractor, load_classifier
@@ -131,6 +133,27 @@ COLUMNS = {
 ])  # fmt: skip
 def test_cell(column, family, tmp_path):
     COLUMNS[column](family, tmp_path)
+
+
+@pytest.mark.parametrize("family", EXACT)
+@pytest.mark.parametrize("layer", ["feature_projection", 0, 1, 2])
+def test_layers_that_are_not_read_are_dropped_from_what_is_saved(family, layer, tmp_path):
+    if (family, layer) == ("whisper", "feature_projection"):
+        return  # refused
+    left = layer if isinstance(layer, int) else 0
+    model, (_, inputs) = model_of(family, "shiftcnn", encoder_layer=layer), inputs_of(family)
+    with torch.no_grad():
+        logits, names = model(**inputs).logits, set(model.state_dict())
+        model.shift_ser.drop_unread_layers()
+        assert torch.equal(model(**inputs).logits, logits)
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path)
+        assert torch.equal(loaded(**inputs).logits, logits)
+    assert loaded.config.encoder_config.num_hidden_layers == left and loaded.config.encoder_layer == layer
+    kept = {name for name in names if not re.search(rf"encoder\.layers\.[{left}-9]\.", name)}
+    assert set(load_file(tmp_path / "model.safetensors")) == kept
+    loaded.train()(**inputs, labels=torch.tensor([0, 1])).loss.backward()
+    assert model_of(family, "shiftcnn").shift_ser.encoder.config.num_hidden_layers == 2  # the shared configuration
 
 
 def table():

@@ -90,6 +90,19 @@ def test_a_fold_with_lora_is_a_plain_model_with_its_adapter_beside(adapted, enco
     assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["r"] == 4
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
+def test_an_adapter_below_the_layer_that_is_read_fits_the_whole_encoder(cross_validate, encoder, tmp_path):
+    cross_validate(tmp_path / "out", *LORA, "--encoder_layer", 1).run()
+    folder = tmp_path / "out" / "fold1"
+    model = ShiftForSequenceClassification.from_pretrained(folder)
+    assert len(model.shift_ser.encoder.encoder.layers) == 1
+    stock = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(encoder), folder / "adapter").eval()
+    speech, _ = speech_batch([4000])
+    with torch.no_grad():
+        merged = encode(model.shift_ser.encoder, speech, output=1)
+        torch.testing.assert_close(encode(stock.base_model.model, speech, output=1), merged, rtol=0, atol=1e-5)
+
+
 def test_evaluate_only_finds_the_same_scores(adapted, cross_validate):
     run, results = adapted
     again = cross_validate(run.output_dir, *LORA, "--evaluate_only", "true").run()["folds"][0]

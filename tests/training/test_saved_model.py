@@ -7,6 +7,7 @@ from conftest import speech_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
 from shift_ser import ShiftForSequenceClassification
+from shift_ser.training import feature_cache
 from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD, save_model
 
 
@@ -95,3 +96,28 @@ def test_a_shard_of_whole_numbers_is_refused_by_name(shard, tmp_path):
     save_file({**tensors, name: tensors[name].to(torch.int8)}, tmp_path / "a" / shard, metadata={"format": "pt"})
     with pytest.raises(RuntimeError, match=f"{shard}' must hold floating point weights, but '{name}' is of I8"):
         ShiftForSequenceClassification.from_pretrained(tmp_path / "a")
+
+
+def test_folds_that_read_one_layer_keep_no_other_and_are_scored_from_what_they_keep(
+    cross_validate, finished, tmp_path, monkeypatch
+):
+    flags = ["--folds", 1, 2, "--encoder_layer", 1, "--variant", "linear"]
+    results = cross_validate(tmp_path / "run", *flags).run()
+    folders = [tmp_path / "run" / f"fold{fold}" for fold in (1, 2)]
+    whole = load_file(finished[0].output_dir / "fold1" / ENCODER_SHARD)
+    left = {name for name in whole if "encoder.layers.1." not in name}
+    assert load_file(folders[0] / ENCODER_SHARD).keys() == left < whole.keys()
+    assert len(set(places(*folders))) == 1
+    config = ShiftForSequenceClassification.from_pretrained(folders[1]).config
+    assert config.encoder_config.num_hidden_layers == config.encoder_layer == 1
+    assert results["settings"]["fingerprints"] == finished[1]["settings"]["fingerprints"]  # of the encoder as it came
+    monkeypatch.setattr(feature_cache, "_write", lambda *_: pytest.fail("encoded again"))
+    again = cross_validate(tmp_path / "run", *flags, "--evaluate_only", "true").run()
+    assert [fold["test"] for fold in again["folds"]] == [fold["test"] for fold in results["folds"]]
+
+
+def test_a_weighted_layer_sum_keeps_all_layers(tmp_path):
+    model = tiny_model(use_weighted_layer_sum=True)
+    names = set(model.state_dict())
+    model.shift_ser.drop_unread_layers()
+    assert set(model.state_dict()) == names and model.config.encoder_config.num_hidden_layers == 2
