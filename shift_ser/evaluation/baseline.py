@@ -149,9 +149,23 @@ def baseline_scores(
             }
             for score in scored[0]
         }
-        told = name if labels else name.replace(_LOGISTIC, _RIDGE).replace(_SVM, _RIDGE)
+        told = _told(name, labels=bool(labels), dimensions=bool(dimensions))
         rows.append({"name": told, **spread, "predicted": given})
     return rows
+
+
+def _told(name: str, *, labels: bool, dimensions: bool) -> str:
+    """The name of a baseline, which models of what it is told of.
+
+    Example:
+        >>> _told(STATISTICS, labels=True, dimensions=True), _told(MAJORITY, labels=True, dimensions=True)
+        ('34 utterance statistics, logistic regression, ridge regression', 'majority class, mean of the training set')
+    """
+    if not dimensions:
+        return name
+    for model, other in ((MAJORITY, MEAN), (_LOGISTIC, _RIDGE), (_SVM, _RIDGE)):
+        name = name.replace(model, f"{model}, {other}" if labels else other)
+    return name
 
 
 def _score(

@@ -12,6 +12,8 @@ from .predictions import Predictions
 from .run_folder import save_figure
 from .uncertainty import describe
 
+_MARK = "†"  # of an interval over utterances
+
 
 def describe_cross(said: Mapping[tuple[str, str], Predictions]) -> list[dict[str, Any]]:
     """Scores of each pair with intervals.
@@ -24,13 +26,14 @@ def describe_cross(said: Mapping[tuple[str, str], Predictions]) -> list[dict[str
         said: For each pair of names, trained on and tested on, the predictions.
 
     Returns:
-        For each pair `train`, `test`, `chance` (one over the number of labels), `unit`, `num_utterances`, and for
+        For each pair `train`, `test`, `labels`, `chance` (one over their number), `unit`, `num_utterances`, and for
         `wa`, `ua` and `f1` `estimate`, `speakers` and `utterances` (see `uncertainty.describe`).
     """
     rows = []
     for (train, test), predictions in said.items():
         found = describe(predictions)
-        told = {"train": train, "test": test, "chance": 1 / len(predictions.labels), "unit": found["unit"]}
+        labels = predictions.labels
+        told = {"train": train, "test": test, "labels": labels, "chance": 1 / len(labels), "unit": found["unit"]}
         rows.append({**told, "num_utterances": found["num_utterances"], **{score: found[score] for score in SCORES}})
     return rows
 
@@ -42,12 +45,17 @@ def cross_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [["trained on, tested on", *names], ["---", *["---:"] * len(names)]]
     lines += [[train, *(cells[train, test] for test in names)] for train in names]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    inside = any(row["ua"]["speakers"] for row in rows)
-    over = "over folds on the diagonal and over speakers elsewhere" if inside else "over utterances"
+    over = "over folds on the diagonal and over speakers elsewhere"
     note = (
-        f"- UA in percent with its 95 % interval, {over}; chance is {rows[0]['chance']:.1%}. On the"
-        " diagonal folds of the corpus test; elsewhere the models of all folds score the whole corpus."
+        f"- UA in percent over {', '.join(rows[0]['labels'])}, with its 95 % interval, {over}; chance is"
+        f" {rows[0]['chance']:.1%}. On the diagonal folds of the corpus test; elsewhere the models of all folds score"
+        " the whole corpus."
     )
+    if any(_narrow(row["ua"]) for row in rows):
+        note += (
+            f"\n- {_MARK} There are too few folds or speakers for that interval. This one is over utterances of the"
+            " same speakers and models: it is narrower, and says nothing of other speakers."
+        )
     same = [f"{row['train']} and {row['test']}: {n}" for row in rows if (n := row.get("shared_recordings"))]
     warning = (
         f"\n- Recordings that both corpora hold, so that these scores are too high: {'; '.join(same)}." if same else ""
@@ -58,7 +66,13 @@ def cross_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(score: Mapping[str, Any]) -> str:
     ends = score["speakers"] or score["utterances"]
     told = f"{100 * score['estimate']:.1f}"
-    return f"{told} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else told
+    mark = f" {_MARK}" if _narrow(score) else ""
+    return f"{told} ({100 * ends[0]:.1f} to {100 * ends[1]:.1f}){mark}" if ends else told
+
+
+def _narrow(score: Mapping[str, Any]) -> bool:
+    """Whether the interval that is shown is one over utterances alone."""
+    return not score["speakers"] and bool(score["utterances"])
 
 
 def plot_cross(path: str | Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
@@ -84,7 +98,8 @@ def plot_cross(path: str | Path, rows: Sequence[Mapping[str, Any]], *, title: st
     image = axes.imshow(values, cmap="Blues", vmin=100 * rows[0]["chance"], vmax=100)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="tested on", ylabel="trained on", title=f"{title}\nUA (%) and its 95 % interval")
+    marked = f" ({_MARK} over utterances)" if any(_narrow(row["ua"]) for row in rows) else ""
+    axes.set(xlabel="tested on", ylabel="trained on", title=f"{title}\nUA (%) and its 95 % interval{marked}")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.7, label=f"UA (%), from chance ({rows[0]['chance']:.0%})")

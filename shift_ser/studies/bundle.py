@@ -68,7 +68,8 @@ def write_bundle(
         raise ValueError("a bundle must hold at least one whole cell, no cell of these studies is")
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
-        studies = {name: _write_study(part / name, plan, whole[name], name) for name, plan in plans.items()}
+        groups: dict[str, list[dict[str, Any]]] = {}
+        studies = {name: _write_study(part / name, plan, whole[name], groups) for name, plan in plans.items()}
         bundle = {
             "format": FORMAT,
             "title": title,
@@ -78,7 +79,7 @@ def write_bundle(
             "hardware": hardware(),
             "studies": studies,
         }
-        write_text(part / PAGE, page_text(part, bundle))
+        write_text(part / PAGE, page_text(part, bundle, groups))
         write_json(part / BUNDLE, bundle | {"files": file_hashes(part)})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
@@ -91,8 +92,13 @@ def _is_whole(plan: StudyPlan, cell: str) -> bool:
     return (plan.output_dir / cell / CELL).exists()
 
 
-def _write_study(folder: Path, plan: StudyPlan, whole: Sequence[str], name: str) -> dict[str, Any]:
-    """Copy what may be shown of each cell, sum the study up from the copies; gives its entry of `bundle.json`."""
+def _write_study(
+    folder: Path, plan: StudyPlan, whole: Sequence[str], known: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Copy what may be shown of each cell, sum the study up from the copies; gives its entry of `bundle.json`.
+
+    Its groups are added to those that are known, by the folder's name.
+    """
     folder.mkdir(parents=True)
     for cell in whole:
         _copy_cell(plan.output_dir / cell, folder / cell)
@@ -100,7 +106,7 @@ def _write_study(folder: Path, plan: StudyPlan, whole: Sequence[str], name: str)
     if baselines:
         shutil.copyfile(plan.output_dir / STUDY_BASELINES, folder / STUDY_BASELINES)
     places = [Place({key: _shown(key, value) for key, value in p.options.items()}, p.cell) for p in plan.places]
-    groups = study_groups(folder, places)
+    groups = known[folder.name] = study_groups(folder, places)
     figures = [path.name for path in draw_figures(folder, groups, varied=plan.varied)] if groups else []
     entry: dict[str, Any] = {
         "places": [asdict(place) for place in places],
@@ -109,21 +115,27 @@ def _write_study(folder: Path, plan: StudyPlan, whole: Sequence[str], name: str)
         "figures": figures,
         "missing": [cell for cell in plan.cells if cell not in whole],
     }
-    for file, text in study_texts(folder, entry, name).items():
+    for file, text in study_texts(folder, entry, groups).items():
         write_text(folder / file, text)
     return entry
 
 
-def study_texts(folder: Path, entry: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Tables and sentences of a study in a bundle, from its cells and its entry of `bundle.json`."""
+def study_texts(folder: Path, entry: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Tables and sentences of a study in a bundle, from its cells, its entry of `bundle.json`, and its groups."""
     return summary_files(
         folder,
-        [Place(**place) for place in entry["places"]],
+        entry_places(entry),
+        groups,
         varied=entry["varied"],
-        title=name,
+        title=folder.name,
         baselines=entry["baselines"],
         figures=entry["figures"],
     )
+
+
+def entry_places(entry: Mapping[str, Any]) -> list[Place]:
+    """The grid of a study in a bundle."""
+    return [Place(**place) for place in entry["places"]]
 
 
 def _copy_cell(source: Path, target: Path) -> None:

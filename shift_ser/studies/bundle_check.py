@@ -34,9 +34,10 @@ from ..model.heads import variants
 from ..training.fold_plan import FoldPlan
 from ..training.targets import label_fingerprint
 from .baselines import baseline_key
-from .bundle import BUNDLE, FORMAT, PAGE, are_published, counts, published_total, study_texts
+from .bundle import BUNDLE, FORMAT, PAGE, are_published, counts, entry_places, published_total, study_texts
 from .bundle_page import page_text
 from .grid import SHIFT_OPTIONS
+from .table import study_groups
 
 _CLOSE = 1e-9
 
@@ -73,6 +74,7 @@ def verify_bundle(folder: str | Path) -> dict[str, int]:
         _check_files(folder, bundle)
         done = {"studies": 0, "cells": 0, "folds": 0, "predictions": 0}
         known: dict[str, tuple[Any, ...]] = {}
+        groups: dict[str, list[dict[str, Any]]] = {}
         for name, entry in bundle["studies"].items():
             tested: set[str] = set()
             for cell in _whole(entry):
@@ -82,10 +84,10 @@ def verify_bundle(folder: str | Path) -> dict[str, int]:
                 tested = tested or said
                 if said != tested:
                     raise BundleError(f"{name}/{cell}/{PREDICTIONS}: it must be of the utterances of the other cells")
-            _check_study(folder, name, entry)
+            groups[name] = _check_study(folder, name, entry)
             done["studies"] += 1
         _check_corpus(folder, bundle)
-        _same_text(page_text(folder, bundle), folder, PAGE)
+        _same_text(page_text(folder, bundle, groups), folder, PAGE)
     return done
 
 
@@ -224,8 +226,12 @@ def _check_scores(said: Predictions, plans: Mapping[int, FoldPlan], results: Map
     _same(describe_calibration(said), results["calibration"], "calibration")
 
 
-def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-    """Baselines from their predictions; tables to the last digit that counts; sentences to the letter."""
+def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Baselines from their predictions; tables to the last digit that counts; sentences to the letter.
+
+    Returns:
+        What `study_groups` says of the study.
+    """
     with _blamed(BUNDLE):
         for place in entry["places"]:
             if place["cell"] not in entry["missing"]:
@@ -234,12 +240,14 @@ def _check_study(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
         with _blamed(f"{name}/{STUDY_BASELINES}"):
             _check_baselines(folder / name, entry)
     with _blamed(BUNDLE):
-        texts = study_texts(folder / name, entry, name)
+        groups = study_groups(folder / name, entry_places(entry))
+        texts = study_texts(folder / name, entry, groups)
     for file, text in texts.items():
         if file.endswith(".csv"):
             _same_table(text, folder, f"{name}/{file}")
         else:
             _same_text(text, folder, f"{name}/{file}")
+    return groups
 
 
 def _check_place(cell: Path, place: Mapping[str, Any]) -> None:

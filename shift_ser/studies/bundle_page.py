@@ -1,13 +1,11 @@
 """The page of a bundle: our numbers, with their intervals, beside the reported ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.run_folder import RESULTS, read_json
 from ..model.heads import variants
-from .grid import Place
-from .table import study_groups
 
 PAPER = (
     "Shen et al., Mingling or Misalignment? Temporal Shift for Speech Emotion Recognition with Pre-trained"
@@ -42,12 +40,13 @@ _CHECKED = (
 )
 
 
-def page_text(folder: Path, bundle: Mapping[str, Any]) -> str:
+def page_text(folder: Path, bundle: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The page in Markdown, a function of the bundle's other files.
 
     Args:
         folder: The bundle.
         bundle: What `bundle.json` holds; `files` is not needed.
+        groups: Of each study, what `study_groups` returned.
     """
     corpus, parts = bundle["corpus"], [f"# {bundle['title']}", bundle["corpus"]["description"]]
     if corpus["synthetic"]:
@@ -56,9 +55,9 @@ def page_text(folder: Path, bundle: Mapping[str, Any]) -> str:
         )
     if corpus["name"] != "iemocap":
         parts.append(
-            f"**The reported numbers are of IEMOCAP, ours of {corpus['title']}: neither is a comparison for the other.**"
+            f"**The reported numbers are of IEMOCAP, ours of {corpus['title']}: they are not to be compared.**"
         )
-    rows = list(_rows(folder, bundle["studies"]))
+    rows = list(_rows(folder, bundle["studies"], groups))
     if rows:
         parts += ["## Ours beside the reported", "\n".join([_HEADER, *rows]), _READ, f"Reported: {PAPER}."]
     parts += ["## Studies", "\n".join(_studies(bundle["studies"]))]
@@ -69,12 +68,12 @@ def page_text(folder: Path, bundle: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, "## What can be checked", _CHECKED]) + "\n"
 
 
-def _rows(folder: Path, studies: Mapping[str, Any]) -> Iterator[str]:
+def _rows(folder: Path, studies: Mapping[str, Any], groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """A row for each head as published and protocol, of the studies that vary the protocol."""
     for name, entry in studies.items():
         if "protocol" not in entry["varied"]:
             continue
-        for group in study_groups(folder / name, [Place(**place) for place in entry["places"]]):
+        for group in groups[name]:
             results = read_json(folder / name / group["cells"][0] / RESULTS)
             settings = results["settings"]
             told = REPORTED.get((settings["variant"], settings["scenario"]), {})

@@ -240,6 +240,7 @@ def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:
     texts = summary_files(
         plan.output_dir,
         plan.places,
+        groups,
         varied=plan.varied,
         title=title,
         baselines=plan.baselines,

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..evaluation.run_folder import RESULTS, STUDY_GROUPS, STUDY_ROWS, STUDY_SUMMARY, read_json
 from .baselines import baselines_of
 from .grid import Place
-from .table import csv_text, group_table, sentences, study_groups, study_rows
+from .table import csv_text, group_table, sentences, study_rows
 
 _LEGEND = (
     "Scores in percent: mean over folds and seeds ± standard deviation over folds; the interval is of the pooled"
@@ -24,6 +25,7 @@ _CAUTION = (
 def summary_files(
     folder: Path,
     places: Sequence[Place],
+    groups: Sequence[Mapping[str, Any]],
     *,
     varied: Sequence[str],
     title: str,
@@ -37,6 +39,7 @@ def summary_files(
     Args:
         folder: Of the study: a sub-folder a cell.
         places: Its grid.
+        groups: What `study_groups` returned for these.
         varied: Options that the grid varies.
         title: Name of the study.
         baselines: Whether those in the folder are shown.
@@ -44,7 +47,7 @@ def summary_files(
         failed: Cells that are not whole, with the reason.
         impossible: Combinations that no run can be made of, with the reason.
     """
-    groups, files = study_groups(folder, places), {}
+    files = {}
     corpora = {read_json(folder / group["cells"][0] / RESULTS)["corpus"]["description"]: None for group in groups}
     parts = [f"# Study {title}", *corpora]
     if groups:

@@ -120,6 +120,17 @@ def test_expressions_are_drawn_as_the_recipe_says(emotion, order_cue):
     assert against == pytest.approx(CUE_FLIPPED if order_cue else 0.5, abs=0.03)
 
 
+def test_the_signs_alone_tell_as_much_as_the_documents_say():
+    """What whoever reads arousal and valence without error, and no sweep, gets right of the four classes."""
+    rng, right = np.random.default_rng(0), []
+    for emotion in ("ang", "hap", "neu", "sad"):
+        drawn = [draw_expression(emotion, rng=rng) for _ in range(4000)]
+        right += [(np.sign(one.arousal), np.sign(one.valence)) == EMOTION_SIGNS[emotion] for one in drawn]
+    told = Path(__file__).parents[2].joinpath("docs/trustworthy_numbers.md").read_text(encoding="utf-8")
+    (percent,) = re.findall(r"Φ\(1/0\.7\)·Φ\(0\.3/0\.7\) = ([0-9.]+) %", told)
+    assert np.mean(right) == pytest.approx(float(percent) / 100, abs=0.01)
+
+
 def test_bump_without_gain_changes_nothing():
     noise = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     np.testing.assert_allclose(sweep_bump(noise, direction=1, phase=0.3, gain_db=0.0), noise, atol=1e-5)

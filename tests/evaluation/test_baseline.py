@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from shift_ser.evaluation.baseline import (
     EGEMAPS,
     MAJORITY,
+    STATISTICS,
     baseline_scores,
     egemaps,
     frame_statistics,
@@ -58,6 +59,27 @@ def test_scores_are_those_of_scikit_learn_scaled_on_the_training_part_alone():
     assert told["ua"] == pytest.approx({"mean": np.mean(expected), "std": np.std(expected, ddof=1)})
     assert majority["name"] == MAJORITY and majority["ua"]["mean"] == pytest.approx(1 / 3)
     assert baseline_scores({"numbers": inputs}, labels=labels, folds=folds[:1])[1]["wa"]["std"] is None
+
+
+def test_baselines_of_labels_and_dimensions_are_told_by_both_models():
+    names = [f"u{i}" for i in range(12)]
+    inputs = {name: np.array([i % 3, i]) for i, name in enumerate(names)}
+    targets = {"labels": {name: i % 2 for i, name in enumerate(names)}}
+    targets |= {"values": {name: np.array([float(i)]) for i, name in enumerate(names)}, "dimensions": ["valence"]}
+    folds = [{"train": names[:8], "test": names[8:]}]
+    for left, expected in (
+        (
+            "",
+            [
+                "majority class, mean of the training set",
+                "34 utterance statistics, logistic regression, ridge regression",
+            ],
+        ),
+        ("labels", ["mean of the training set", "34 utterance statistics, ridge regression"]),
+    ):
+        given = {name: value for name, value in targets.items() if name != left}
+        rows = baseline_scores({STATISTICS: inputs}, **given, folds=folds)
+        assert [row["name"] for row in rows] == expected and all("ccc_valence" in row for row in rows)
 
 
 def test_egemaps_where_opensmile_is_installed():

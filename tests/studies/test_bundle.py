@@ -14,12 +14,13 @@ from shift_ser.evaluation.report import headline, summarise
 from shift_ser.evaluation.run_folder import read_json, write_json
 from shift_ser.evaluation.uncertainty import describe as uncertainty
 from shift_ser.recipes import find_study, study_names
-from shift_ser.studies.bundle import counts, public_name, study_texts
+from shift_ser.studies.bundle import counts, entry_places, public_name, study_texts
 from shift_ser.studies.bundle_check import BundleError, verify_bundle
 from shift_ser.studies.bundle_page import page_text
 from shift_ser.studies.cost import study_cost
 from shift_ser.studies.grid import plan_study
 from shift_ser.studies.reproduction import plan_set, run_set
+from shift_ser.studies.table import study_groups
 
 FOLDS = [1, 2, 3]  # of the study `heads`; `directions` has all five, so that every utterance is tested
 
@@ -162,10 +163,11 @@ def test_a_bundle_that_does_not_add_up_is_refused(what, listed, bundle):
 def sum_up_again(bundle):
     """Tables, sentences, page and hashes, made anew from a bundle that was changed."""
     told = read_json(bundle / "bundle.json")
+    groups = {name: study_groups(bundle / name, entry_places(entry)) for name, entry in told["studies"].items()}
     for name, entry in told["studies"].items():
-        for file, text in study_texts(bundle / name, entry, name).items():
+        for file, text in study_texts(bundle / name, entry, groups[name]).items():
             (bundle / name / file).write_text(text, encoding="utf-8")
-    (bundle / "README.md").write_text(page_text(bundle, told), encoding="utf-8")
+    (bundle / "README.md").write_text(page_text(bundle, told, groups), encoding="utf-8")
     list_again(bundle)
 
 

@@ -4,6 +4,7 @@ import yaml
 from conftest import command_line
 
 from shift_ser.corpora import load_corpus
+from shift_ser.evaluation.cross_report import cross_table, describe_cross, plot_cross
 from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.training.arguments import DataArguments
@@ -52,6 +53,27 @@ def test_each_corpus_on_each_over_the_labels_that_both_have(crossed, small_corpu
     assert f"| own.csv | {100 * rows[2]['ua']['estimate']:.1f} (" in told.stdout
     assert (out / "cross.md").read_text(encoding="utf-8").strip() in told.stdout
     assert (out / "cross.png").stat().st_size > 10_000
+    assert "over angry, happy, sad" in told.stdout and "†" not in told.stdout
+
+
+def test_an_interval_over_utterances_among_others_is_marked(tmp_path):
+    """Five speakers are too few for an interval over speakers; the fold is the unit on the diagonal."""
+
+    def said(folds, speakers):
+        rng = np.random.default_rng(folds)
+        rows = [
+            {"utterance": f"u{i}", "speaker": f"s{i % speakers}", "fold": fold, "seed": 0, "label": "ab"[i % 2],
+             "prediction": rng.choice(["a", "b"])}
+            for fold in range(folds) for i in range(60) if folds == 1 or i % speakers % folds == fold
+        ]  # fmt: skip
+        return Predictions.from_rows(rows)
+
+    whole = {("x", "x"): said(3, 6), ("x", "y"): said(1, 6), ("y", "x"): said(1, 6), ("y", "y"): said(3, 6)}
+    for few in ({}, {("x", "y"): said(1, 5)}):
+        rows = describe_cross({**whole, **few})
+        marked = [line.count("†") for line in cross_table(rows).splitlines() if line.startswith(("| x", "| y"))]
+        assert marked == ([1, 0] if few else [0, 0]) and ("over utterances" in cross_table(rows)) == bool(few)
+        plot_cross(tmp_path / "cross.png", rows, title="two corpora")
 
 
 def test_the_other_corpus_is_scored_by_the_models_of_all_folds(crossed, small_corpus, own_corpus):
