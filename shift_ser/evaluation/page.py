@@ -16,6 +16,7 @@ from .run_folder import (
     CONFUSION,
     CURVES,
     EMBEDDING,
+    LAYER_WEIGHTS,
     RELIABILITY,
     RISK_COVERAGE,
     ROBUSTNESS,
@@ -29,6 +30,7 @@ _FIGURES = {
     RISK_COVERAGE: "risk and coverage",
     VALUES: "predicted against true values",
     EMBEDDING: "map of utterances",
+    LAYER_WEIGHTS: "weights of the encoder's layers",
 }
 
 

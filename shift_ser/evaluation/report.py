@@ -48,6 +48,7 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
         several seeds also `std_seeds`, the deviation over seeds of the mean over folds (`None` while a fold of a seed
         is missing), and `seeds`, the headline's mean over folds for each seed. `optimism`: for each score by how much
         the mean of the oracle exceeds that of the headline; with a refit, of the selected epoch of the same training.
+        `layer_weights`: where all models learned a weighted sum of the encoder's layers, the mean weight of each.
 
     Raises:
         ValueError: If there is no result.
@@ -70,6 +71,8 @@ def summarise(results: Sequence[Mapping[str, Any]], *, num_folds: int) -> dict[s
     if oracle := summary["oracle"]:  # chosen among the epochs of one training: a refit is another one
         chosen = summary["selected" if kind == "refit" and summary["selected"] else kind]
         summary["optimism"] = {name: oracle[name]["mean"] - chosen[name]["mean"] for name in names}
+    if all("layer_weights" in result for result in results):
+        summary["layer_weights"] = np.mean([result["layer_weights"] for result in results], axis=0).tolist()
     seeds = {result["seed"] for result in results}
     if len(seeds) > 1:
         by_seed = {name: _means(results, kind, name, by="seed") for name in names}
@@ -175,6 +178,11 @@ def _notes(summary: Mapping[str, Any], kind: str) -> list[str]:
         over = told({name: summary["test"][name]["std_seeds"] for name in names})
         notes.append(
             f"- Mean over seeds {', '.join(summary['seeds'])}; deviation over seeds: {over or 'some missing'}."
+        )
+    if "layer_weights" in summary:
+        shares = ", ".join(f"{layer}: {100 * share:.1f}" for layer, share in enumerate(summary["layer_weights"]))
+        notes.append(
+            f"- Weights of the encoder's layers, mean over the models, percent (0: before the first): {shares}."
         )
     return notes
 
@@ -334,4 +342,27 @@ def plot_values(path: str | Path, predictions: Predictions, *, title: str) -> No
         axes.scatter(true, said, s=8, alpha=0.4, color="#4c72b0", linewidths=0)
         axes.set(xlabel=f"True {name}", ylabel=f"Predicted {name}", title=f"CCC {scores[f'ccc_{name}']:.3f}")
     figure.suptitle(title)
+    save_figure(path, figure)
+
+
+def plot_layer_weights(path: str | Path, results: Sequence[Mapping[str, Any]], *, title: str) -> None:
+    """Draw the learned weights of the encoder's layers as PNG: their mean as bars, a point for each model.
+
+    Args:
+        path: File to write.
+        results: Of each fold and seed, with `layer_weights`.
+        title: Headline of the figure.
+    """
+    shares = 100 * np.array([result["layer_weights"] for result in results])
+    layers = np.arange(shares.shape[1])
+    figure = Figure(figsize=(max(4.0, 2.5 + 0.3 * len(layers)), 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(layers, shares.mean(axis=0), color="#4c72b0", label="mean")
+    places = np.tile(layers, len(shares))
+    axes.scatter(places, shares.ravel(), s=12, color="#dd8452", zorder=2, label="each model")
+    axes.axhline(100 / len(layers), color="gray", linestyle=":", label="all alike, as at first")
+    axes.set(xlabel="Layer (0: input of the first)", ylabel="Weight (%)", title=title)
+    axes.set_xticks(layers)
+    axes.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     save_figure(path, figure)

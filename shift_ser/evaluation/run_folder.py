@@ -22,6 +22,7 @@ CONFUSION = "confusion.png"
 RELIABILITY = "reliability.png"
 RISK_COVERAGE = "risk_coverage.png"
 VALUES = "values.png"  # of dimensions: predicted against true values
+LAYER_WEIGHTS = "layer_weights.png"  # of a weighted sum over the encoder's layers
 EMBEDDING = "embedding.png"
 REPORT = "report.html"
 EVALUATION = "evaluation"  # folder of what evaluate_only writes

@@ -156,7 +156,8 @@ class ShiftModel(ShiftPreTrainedModel):
     def drop_unread_layers(self) -> None:
         """Take the encoder's layers away that `encoder_layer` leaves unread; what is saved is as much smaller."""
         drop_unread_layers(self.encoder, self.config.encoder_output)
-        self.config.encoder_config.num_hidden_layers = self.encoder.config.num_hidden_layers
+        encoder_config: Any = self.config.encoder_config
+        encoder_config.num_hidden_layers = self.encoder.config.num_hidden_layers
 
     @can_return_tuple
     def forward(

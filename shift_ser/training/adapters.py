@@ -121,9 +121,9 @@ class Adapted:
         with warnings.catch_warnings():  # peft asks transformers for what it has renamed
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             self._model = get_peft_model(encoder, config)
-        added = self._model.peft_config["default"]
+        added, adapted = self._model.peft_config["default"], self._model.base_model
         added.base_model_name_or_path = name
-        added.target_modules = set(self._model.base_model.targeted_module_names)  # the pretrained one may have more
+        added.target_modules = {*getattr(adapted, "targeted_module_names")}  # noqa: B009 (the whole one may have more)
 
     def save(self, folder: Path) -> None:
         """Write the adapters alone: `peft.PeftModel.from_pretrained(AutoModel.from_pretrained(NAME), folder)`."""

@@ -29,6 +29,7 @@ from ..evaluation.report import (
     intervals_text,
     name_of,
     plot_confusion,
+    plot_layer_weights,
     plot_reliability,
     plot_risk_coverage,
     plot_values,
@@ -39,6 +40,7 @@ from ..evaluation.run_folder import (
     EMBEDDING,
     EVALUATION,
     FINAL,
+    LAYER_WEIGHTS,
     PLANS,
     PREDICTIONS,
     RELIABILITY,
@@ -339,7 +341,7 @@ class CrossValidation:
             predictions.write(self.results_dir / PREDICTIONS)
             write_json(self.results_dir / RESULTS, report)
             write_text(self.results_dir / TABLE, f"{self.corpus.info.description}\n\n{self.table(report)}\n")
-            self._plot(predictions, num_done=len(results))
+            self._plot(predictions, results)
             self.write_page(report, predictions)
             self._seal()
         PartialState().wait_for_everyone()
@@ -347,7 +349,8 @@ class CrossValidation:
 
     def _seal(self) -> None:
         """Note the checksums of what was written for the whole run."""
-        kept = (SETTINGS, PLANS, PREDICTIONS, RESULTS, TABLE, CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES)
+        figures = (CONFUSION, RELIABILITY, RISK_COVERAGE, VALUES, LAYER_WEIGHTS)
+        kept = (SETTINGS, PLANS, PREDICTIONS, RESULTS, TABLE, *figures)
         write_checksums(self.results_dir, [name for name in kept if (self.results_dir / name).exists()])
 
     def _pooled(self, results: list[dict[str, Any]]) -> Predictions:
@@ -392,8 +395,8 @@ class CrossValidation:
         """The head's name for people."""
         return variants()[self.model_args.variant][1].title
 
-    def _plot(self, predictions: Predictions, *, num_done: int) -> None:
-        pooled = f"{self.model_title}, {num_done} of {len(self.fold_runs)} folds pooled"
+    def _plot(self, predictions: Predictions, results: list[dict[str, Any]]) -> None:
+        pooled = f"{self.model_title}, {len(results)} of {len(self.fold_runs)} folds pooled"
         title = f"{pooled}\n{self.corpus.info.title}"
         if predictions.labels:
             plot_confusion(self.results_dir / CONFUSION, predictions, title=title)
@@ -401,6 +404,8 @@ class CrossValidation:
             plot_risk_coverage(self.results_dir / RISK_COVERAGE, predictions, title=title)
         if predictions.dimensions:
             plot_values(self.results_dir / VALUES, predictions, title=title)
+        if all("layer_weights" in result for result in results):
+            plot_layer_weights(self.results_dir / LAYER_WEIGHTS, results, title=title)
         whole = [run for run in self.fold_runs if run.result and any(run.folder.glob("model*.safetensors"))]
         if predictions.labels and whole and self.run_args.world_size == 1:
             vectors, said = whole[0].embeddings()

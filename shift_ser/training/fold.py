@@ -213,7 +213,9 @@ class FoldRun:
         result["test"], files[PREDICTIONS] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
         result["cost"]["peak_memory_mb"] = round(peak_memory_mb(), 1)
-        self._save(trained, temperature=result["temperature"])
+        weights = self._save(trained, temperature=result["temperature"])
+        if (learned := weights.get("shift_ser.layer_weights")) is not None:
+            result["layer_weights"] = learned.double().softmax(dim=0).tolist()
         if self.run_args.process_index == 0:
             for file, predictions in files.items():
                 predictions.write(self.folder / file)
@@ -231,16 +233,21 @@ class FoldRun:
                 trained.adapted.save(self.folder / ADAPTER)
             trained.adapted.merge()
 
-    def _save(self, trained: "_Trained", *, temperature: float | None) -> None:
-        """Save a trained model with its encoder and feature extractor; all processes have to ask."""
+    def _save(self, trained: "_Trained", *, temperature: float | None) -> Mapping[str, torch.Tensor]:
+        """Save a trained model with its encoder and feature extractor; all processes have to ask.
+
+        Returns:
+            The weights that were trained, by name; on the main process.
+        """
         trainer, encoder = trained.trainer, trained.encoder
         weights = trainer.all_weights()
         trainer.model.shift_ser.encoder = encoder
         trainer.model.config.temperature = temperature
         if self.run_args.process_index == 0:
-            weights = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
-            save_model(trainer.model, self.folder, weights=weights, run=Path(self.run_args.output_dir))
+            whole = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
+            save_model(trainer.model, self.folder, weights=whole, run=Path(self.run_args.output_dir))
             self.corpus.feature_extractor.save_pretrained(self.folder)
+        return weights
 
     def evaluate(self, predictions_path: Path) -> dict[str, Any]:
         """Score the saved model again on its test set.

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import shutil
@@ -222,11 +223,26 @@ def test_mask_padding_false_cuts_and_pads_to_one_length(cross_validate, tmp_path
     assert ShiftFeatureExtractor.from_pretrained(tmp_path / "out" / "fold1").fixed_length == 24000
 
 
-def test_a_weighted_layer_sum_trains_from_the_frames_of_all_layers(cross_validate, tmp_path):
-    run = cross_validate(tmp_path / "out", "--use_weighted_layer_sum", "true", "--folds", 1)
-    run.run()
-    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out" / "fold1")
-    assert model.shift_ser.layer_weights.shape == (3,) and model.shift_ser.layer_weights.any()
+def test_a_weighted_layer_sum_is_learned_told_and_drawn(cross_validate, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--use_weighted_layer_sum", "true", "--folds", 1, 2, "--variant", "linear"]
+    results = cross_validate(out, *flags, figures=True).run()
+    shares = []
+    for fold, result in zip((1, 2), results["folds"], strict=True):
+        learned = AutoModelForAudioClassification.from_pretrained(out / f"fold{fold}").shift_ser.layer_weights
+        assert learned.shape == (3,) and learned.any()
+        shares.append(np.exp(learned.detach().numpy()) / np.exp(learned.detach().numpy()).sum())
+        assert result["layer_weights"] == pytest.approx(shares[-1], rel=1e-5)
+        assert sum(result["layer_weights"]) == pytest.approx(1, abs=1e-12)
+    assert results["summary"]["layer_weights"] == pytest.approx(np.mean(shares, axis=0), rel=1e-5)
+    told = re.search(
+        r"0: before the first\): 0: ([\d.]+), 1: ([\d.]+), 2: ([\d.]+)\.\n", (out / "results.md").read_text()
+    )
+    assert told is not None and [float(share) for share in told.groups()] == pytest.approx(
+        100 * np.mean(shares, axis=0), abs=0.06
+    )
+    figure = (out / "layer_weights.png").read_bytes()
+    assert figure.startswith(b"\x89PNG") and base64.b64encode(figure).decode() in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
