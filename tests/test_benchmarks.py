@@ -4,12 +4,17 @@ import json
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import feature_extraction, profile_heads, speed, statistics, workload
 from benchmarks.measure import Experiment, Line, Measured, Way, measure
+from benchmarks.mutants_slips import SLIPS
+from benchmarks.mutants_table import EQUIVALENT, MODULES
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -187,3 +192,21 @@ def test_the_simulation_of_intervals_is_seeded_and_models_that_differ_spoil_the_
     assert found["size, speakers"] > found["size, folds"] and found["covers, folds"] > found["covers, speakers"]
     lines = statistics.table([world], trials=5).splitlines()
     assert lines[2].startswith("| 5 x 2 | 1 | 10 | 0 | ") and len(lines) == 3
+
+
+@pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip.title)
+def test_slips_can_be_made_and_name_tests_that_are_there(slip):
+    source = (ROOT / "shift_ser" / slip.module).read_text(encoding="utf-8")
+    assert compile(slip.made(source), slip.module, "exec") and slip.made(source) != source
+    for name in slip.tests.split():
+        file, _, test = name.partition("::")
+        assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+
+
+def test_mutants_have_modules_and_tests_that_are_there():
+    assert EQUIVALENT.keys() <= MODULES.keys()
+    for module, tests in MODULES.items():
+        source = (ROOT / "shift_ser" / module).read_text(encoding="utf-8").split()
+        assert all((ROOT / "tests" / name).is_file() for name in tests.split())
+        for slip in EQUIVALENT.get(module, {}):
+            assert slip.partition("  ->  ")[0] in " ".join(source)

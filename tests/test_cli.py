@@ -125,8 +125,11 @@ def test_train_predict_compare_and_evaluate(run_dir, small_corpus, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "other")
     told = command_line("evaluate", copy)
     assert told.exit_code == 0 and told.stdout == (copy / "results.md").read_text(encoding="utf-8")
+    with (copy / "fold1" / "README.md").open("a", encoding="utf-8") as card:
+        card.write("A note of our own.\n")
     again = command_line("evaluate", copy, "--corpus", small_corpus)
     assert again.exit_code == 0, again.stderr
+    assert (copy / "fold1" / "README.md").read_text(encoding="utf-8").endswith("A note of our own.\n")
     summary = read_json(copy / "results.json")["summary"]
     assert read_json(copy / "evaluation" / "results.json")["summary"]["test"] == summary["test"]
     table = command_line("evaluate", copy / "predictions.csv")

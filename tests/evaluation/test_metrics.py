@@ -1,11 +1,12 @@
 import threading
 
+import audmetric
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from transformers import EvalPrediction
 
-from shift_ser.evaluation.metrics import SpeechEmotionMetric, compute_metrics, wa_ua_f1
+from shift_ser.evaluation.metrics import SpeechEmotionMetric, ccc_rmse, compute_metrics, score_of, wa_ua_f1
 
 
 def naive_scores(predictions, references) -> dict[str, float]:
@@ -74,3 +75,43 @@ def test_trainer_metrics_take_the_likeliest_class_of_the_first_output(wrap):
     logits = np.array([[0.1, 0.9], [2.0, -1.0], [0.0, 0.5]], dtype=np.float32)
     scores = compute_metrics(EvalPrediction(predictions=wrap(logits), label_ids=np.array([1, 0, 0])))
     assert scores == pytest.approx({"wa": 2 / 3, "ua": 0.75, "f1": 2 / 3})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_of_dimensions_are_those_of_audmetric(seed):
+    rng = np.random.default_rng(seed)
+    targets = rng.normal(size=(9, 2))
+    values = 0.5 * targets + rng.normal(0.3, 0.4, size=(9, 2))
+    scores = ccc_rmse(values, targets=targets, dimensions=["valence", "arousal"])
+    assert list(scores) == ["ccc", "ccc_valence", "ccc_arousal", "rmse", "rmse_valence", "rmse_arousal"]
+    for column, name in enumerate(("valence", "arousal")):
+        true, said = targets[:, column], values[:, column]
+        assert scores[f"ccc_{name}"] == pytest.approx(audmetric.concordance_cc(true, said), abs=1e-12)
+        assert scores[f"rmse_{name}"] == pytest.approx(audmetric.mean_squared_error(true, said) ** 0.5, abs=1e-12)
+    for name in ("ccc", "rmse"):
+        assert scores[name] == pytest.approx((scores[f"{name}_valence"] + scores[f"{name}_arousal"]) / 2)
+
+
+def test_dimensions_need_one_shape_and_something_to_score():
+    constant = np.ones((3, 1))
+    assert ccc_rmse(constant, targets=constant, dimensions=["valence"])["ccc_valence"] == 0
+    for values, targets, names in (
+        (np.ones((2, 2)), np.ones((2, 2)), ["valence"]),
+        (np.ones((2, 1)), np.ones((2, 1)), ["valence", "arousal"]),
+        (np.ones((2, 1)), np.ones((3, 1)), ["valence"]),
+        (np.ones((0, 1)), np.ones((0, 1)), ["valence"]),
+    ):
+        with pytest.raises(ValueError, match=r"must have shape \(utterances, \d\), got"):
+            ccc_rmse(values, targets=targets, dimensions=names)
+
+
+def test_scores_of_dimensions_reach_their_bounds_and_are_no_percentages():
+    targets = np.array([[1.0], [200.0], [-300.0]])
+    best, worst = (ccc_rmse(values, targets=targets, dimensions=["valence"]) for values in (targets, -targets))
+    centred = targets - targets.mean()
+    against = ccc_rmse(-centred, targets=centred, dimensions=["valence"])
+    assert score_of("ccc_valence").high == best["ccc_valence"] == pytest.approx(1)
+    assert score_of("ccc_valence").low == pytest.approx(against["ccc_valence"]) == -1
+    assert score_of("rmse").low == best["rmse"] == 0 and 1 < worst["rmse"] < score_of("rmse").high
+    assert [score_of(name).shown(0.5) for name in ("ua", "ccc", "rmse_valence")] == ["50.00", "0.500", "0.500"]
+    assert [score_of(name).greater_is_better for name in ("ua", "ccc", "rmse_valence")] == [True, True, False]

@@ -7,9 +7,9 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from shift_ser.evaluation import uncertainty
-from shift_ser.evaluation.metrics import SCORES
+from shift_ser.evaluation.metrics import SCORES, agreement_names, ccc_rmse
 from shift_ser.evaluation.predictions import Predictions
-from shift_ser.evaluation.uncertainty import bootstrap_interval, confusion_by, holm, jackknife, scores
+from shift_ser.evaluation.uncertainty import bootstrap_interval, confusion_by, holm, jackknife, moments_by, scores
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -74,6 +74,40 @@ def test_the_interval_over_utterances_agrees_with_a_plain_loop():
         assert described[name]["utterances"] == pytest.approx(expected, abs=0.025)
 
 
+def test_scores_and_intervals_of_dimensions_are_those_of_plain_loops():
+    rng, names = np.random.default_rng(3), ["valence", "arousal"]
+    targets = rng.normal(2, 1, size=(60, 2))
+    values = targets + rng.normal(0.2, 0.5, size=(2, 60, 2))  # of two seeds
+    speakers = np.arange(60) % 7
+    told = Predictions.from_rows(
+        {"utterance": f"u{i}", "speaker": f"s{speakers[i]}", "seed": seed}
+        | {"values": dict(zip(names, values[seed, i], strict=True))}
+        | {"targets": dict(zip(names, targets[i], strict=True))}
+        for seed in (0, 1)
+        for i in range(60)
+    )
+    described = uncertainty.describe(told, num_resamples=300)
+
+    def plain(kept):
+        both = np.concatenate([values[0][kept], values[1][kept]])
+        return ccc_rmse(both, targets=np.concatenate([targets[kept]] * 2), dimensions=names)
+
+    left_out = [plain(speakers != number) for number in range(7)]
+    drawn = [plain(rng.integers(60, size=60)) for _ in range(300)]
+    for name in agreement_names(names):
+        of_all, error = plain(slice(None))[name], np.sqrt(6 * np.var([scores[name] for scores in left_out]))
+        low, high = of_all + stats.t.ppf([0.025, 0.975], 6) * error
+        assert described[name]["estimate"] == pytest.approx(of_all)
+        assert described[name]["speakers"] == pytest.approx([low, min(high, 1.0) if name[0] == "c" else high])
+        width = np.ptp(np.quantile([scores[name] for scores in drawn], [0.022, 0.978]))
+        assert np.ptp(described[name]["utterances"]) == pytest.approx(width, rel=0.3)
+    sums = moments_by(told, unit="speaker", centre=np.ones(2))
+    assert sums[:, 0].tolist() == [[count] * 2 for count in np.bincount(speakers)], "an utterance counts once"
+    x, y = values[:, speakers == 2] - 1, targets[speakers == 2] - 1
+    by_hand = [x.mean(0), y, (x * x).mean(0), y * y, (x * y).mean(0)]
+    np.testing.assert_allclose(sums[2, 1:], [each.sum(0) for each in by_hand])
+
+
 def leaving_out(rows, unit):
     """Student's interval of the jackknife, by a plain loop scored by scikit-learn."""
     names = sorted({row[unit] for row in rows})
@@ -107,6 +141,8 @@ def test_the_jackknife_of_a_mean_is_the_t_test():
     assert np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
     still = jackknife(np.array([[0.0, 1.0]] * 4), statistic=lambda sums: sums[..., :1] / sums[..., 1:])
     assert still.p()[0] == 1 and still.interval()[0].tolist() == [0, 0]
+    alike = jackknife(np.array([[0.5, 1.0]] * 9), statistic=lambda sums: sums[..., :1] / sums[..., 1:])
+    assert alike.p()[0] == stats.binomtest(9, 9).pvalue  # nine of nine signs
 
 
 def test_holm():
@@ -144,6 +180,8 @@ def test_few_speakers_widen_the_interval_by_what_hesterberg_says():
     share = np.arange(10, 20) / 30
     half = 2.2622 * share.std(ddof=1) / np.sqrt(10)  # Student's interval of the mean, which this one stands for
     assert (low, high) == pytest.approx((share.mean() - half, share.mean() + half), abs=0.006)
+    drawn = np.random.default_rng(1).choice(share, size=(20000, 10)).mean(axis=1)
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.00855, 0.99145]), abs=0.002)  # in place of 2.5 and 97.5 %
 
 
 def test_the_interval_over_ten_speakers_covers_the_truth_about_as_often_as_it_says():

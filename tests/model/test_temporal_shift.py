@@ -214,7 +214,11 @@ def test_zero_padding_without_mask_is_the_input():
     assert zero_padding(frames, None) is frames
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own forward mode
+# torch's own forward mode
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+
+
+@forward_mode
 @pytest.mark.parametrize(("proportion", "direction"), [(0.125, "forward"), (0.5, "forward"), (0.25, "bidirectional")])
 def test_derivatives_of_every_kind_are_those_of_the_plain_operations(proportion, direction):
     """A linear map: its Jacobian does not depend on the input, and forward, reverse and batched modes agree."""
@@ -267,6 +271,7 @@ def test_whole_runs_of_channels_are_shifted_like_single_ones_in_every_mode():
     assert jacobian.sum() == 5 * 256 - 64
 
 
+@forward_mode
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
 def test_hessian_through_the_shift(direction):
     """Of a sum of cubes it is diagonal: six times what arrives of each value."""
