@@ -6,26 +6,24 @@ import io
 import logging
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-import numpy as np
 import soundfile as sf
 import torch
-from huggingface_hub.utils import httpx
 from transformers import PreTrainedModel, pipeline
 
 from ..cpu import use_matrix_convolutions
 from ..evaluation.run_folder import check_model_files
+from ..model.losses import split_outputs
 from ..model.media_container import MEDIA_SUFFIXES
 from ..model.model_place import check_model_place
-from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
+from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
 from ..model.speech_input import printable
+from .batches import Done, in_batches
 
 logger = logging.getLogger(__name__)
 
@@ -37,20 +35,6 @@ SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if na
     ".aif", ".oga", ".opus", *MEDIA_SUFFIXES,
 }  # fmt: skip
 _SHOWN = 3  # skipped files that a message names
-_AHEAD = 4  # recordings that are read while the model is busy
-# ImportError: of a format that an extra reads which is not installed
-_UNREADABLE = (
-    ImportError,
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    MemoryError,
-    httpx.HTTPError,
-    httpx.InvalidURL,
-)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,15 +61,6 @@ class Classified:
         """The likeliest label; None if the model has none, there are no scores, or its score is below `least`."""
         label = next((name for name in self.scores or {} if name not in self.dimensions), None)
         return None if label is None or self.scores is None or self.scores[label] < self.least else label
-
-
-@dataclass(frozen=True)
-class _Speech:
-    """A recording that was read, or why it was not; `samples` has shape `(samples,)`."""
-
-    name: str
-    samples: np.ndarray | None = None
-    error: str | None = None
 
 
 def load_classifier(
@@ -137,22 +112,27 @@ def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def bfloat16_change(classifier: ShiftAudioClassificationPipeline, exact: torch.nn.Module) -> float:
-    """How much the logits of one utterance differ between the classifier's model and the same one in float32.
+def bfloat16_change(classifier: ShiftAudioClassificationPipeline, exact: PreTrainedModel) -> float:
+    """How much the outputs of one utterance differ between the classifier's model and the same one in float32.
 
     Args:
         classifier: Its model is the one in bfloat16.
         exact: The same model in float32.
 
     Returns:
-        The largest difference, as a share of how far the logits of `exact` lie apart, but of 1 at least.
+        The largest difference, as a share of how far the logits of `exact` lie apart, but of 1 at least; of a
+        dimension, as a share of its deviation in the training set.
     """
     noise = torch.randn(2 * classifier.feature_extractor.sampling_rate, generator=torch.Generator().manual_seed(0))
     features = classifier.features([0.1 * noise.numpy()]).to(classifier.device)
     with torch.inference_mode():
         coarse = classifier.model(**features).logits.float()
-        logits = exact(**features.to(dtype=torch.float32)).logits
-    return float((coarse - logits).abs().max() / (logits.max() - logits.min()).clamp(min=1.0))
+        fine = exact(**features.to(dtype=torch.float32)).logits
+    logits, values = split_outputs(fine, exact.config)
+    apart = (logits.max() - logits.min()).clamp(min=1.0) if logits.numel() else 1.0
+    deviations = values.new_tensor(exact.config.dimension_stds or [1.0] * values.shape[-1])
+    units = torch.cat([torch.ones_like(logits[0]) * apart, deviations])
+    return float(((coarse - fine).abs() / units).max())
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -233,25 +213,12 @@ def classify_recordings(
         ValueError: If an option is not above 0, `abstain` not in [0, 1], a label none of the model's, `recordings`
             a single one, or `labels` or `abstain` is said for a model of dimensions alone.
     """
-    for name, value in (("batch_seconds", batch_seconds), ("window", window), ("window_seconds", window_seconds)):
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
-    if isinstance(recordings, (str, bytes, os.PathLike, Mapping, np.ndarray, torch.Tensor)):
-        raise ValueError(f"recordings must be several, as a list or another iterable, got {type(recordings).__name__}")
     chosen = set(chosen_labels(classifier.model.config, labels=labels, abstain=abstain))
-    rate = classifier.feature_extractor.sampling_rate
-    fixed = getattr(classifier.feature_extractor, "fixed_length", None)
-    together = getattr(classifier.model.config, "mask_padding", True)
-
-    batches = like_lengths(
-        _read_ahead(_read(classifier, recordings)),
-        length=lambda speech: 0.0 if speech.samples is None else (fixed or len(speech.samples)) / rate,
-        fits=lambda count, longest: together and count * longest <= batch_seconds,
-        window=window,
-        window_length=window_seconds,
-    )
-    results = in_order((places, _classify(classifier, batch)) for places, batch in batches)
     dimensions = getattr(classifier.model.config, "dimensions", None) or []
+    _, _, told = classifier._sanitize_parameters(top_k=None)
+    work = partial(classifier.classify_batch, **{**classifier._postprocess_params, **told})
+    options: dict[str, Any] = {"batch_seconds": batch_seconds, "window": window, "window_seconds": window_seconds}
+    results = in_batches(classifier, recordings, work, **options)
     return (_narrow(result, chosen, abstain, dimensions) for result in results)
 
 
@@ -292,13 +259,14 @@ def chosen_labels(config: Any, *, labels: Sequence[str] | None = None, abstain: 
     return chosen
 
 
-def _narrow(result: Classified, labels: set[str], abstain: float, dimensions: Sequence[str]) -> Classified:
+def _narrow(result: Done[Any], labels: set[str], abstain: float, dimensions: Sequence[str]) -> Classified:
     """The scores of these labels among themselves, the values of dimensions, and the least score for a label."""
-    if result.scores is None:
-        return result
-    values = {name: result.scores[name] for name in dimensions}
-    scores = {label: score for label, score in result.scores.items() if label in labels}
-    if len(scores) + len(values) < len(result.scores):
+    if result.value is None:
+        return Classified(result.name, error=result.error)
+    told = {entry["label"]: entry["score"] for entry in result.value}
+    values = {name: told[name] for name in dimensions}
+    scores = {label: score for label, score in told.items() if label in labels}
+    if len(scores) + len(values) < len(told):
         total = math.fsum(scores.values())
         if not total > 0:
             return Classified(result.name, error=f"the scores of {sorted(labels)} must not all be 0")
@@ -324,67 +292,6 @@ def _files_of(folder: str, skipped: dict[str, str]) -> Iterator[str]:
             skipped[entry.path] = f"no audio by its suffix {suffix!r}"
         else:
             yield entry.path
-
-
-def _read(classifier: ShiftAudioClassificationPipeline, recordings: Iterable[Any]) -> Iterator[_Speech]:
-    """The samples of each recording, or why there are none."""
-    for place, look in enumerate(_looks(recordings)):
-        name = f"recording {place}"
-        try:
-            recording = look()
-            name = _name(recording) or name
-            yield _Speech(name, samples=classifier.read(recording, **classifier._preprocess_params))
-        except _UNREADABLE as error:
-            yield _Speech(name, error=str(error) or type(error).__name__)
-
-
-def _looks(recordings: Any) -> Iterator[Callable[[], Any]]:
-    """For each recording a function that gets it: looking at a row of a column may be what fails."""
-    if hasattr(recordings, "__getitem__") and hasattr(recordings, "__len__"):
-        return (partial(recordings.__getitem__, row) for row in range(len(recordings)))
-    return (partial(_same, recording) for recording in recordings)
-
-
-def _same(recording: Any) -> Any:
-    return recording
-
-
-def _name(recording: Any) -> str | None:
-    """The path of a recording, if it tells one."""
-    while isinstance(recording, Mapping):
-        recording = recording.get("audio") if recording.get("audio") is not None else recording.get("path")
-    return os.fspath(recording) if isinstance(recording, (str, os.PathLike)) else None
-
-
-def _read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, fetched by a thread, a few of them before they are asked for."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="recordings")
-    waiting = deque(thread.submit(next, items, None) for _ in range(_AHEAD))
-    try:
-        while (item := waiting.popleft().result()) is not None:
-            waiting.append(thread.submit(next, items, None))
-            yield item
-    finally:
-        thread.shutdown(cancel_futures=True)
-
-
-def _classify(classifier: ShiftAudioClassificationPipeline, batch: Sequence[_Speech]) -> list[Classified]:
-    """Results of recordings that go through the model together; if that fails, of each by itself."""
-    speech = [each.samples for each in batch if each.samples is not None]
-    _, _, options = classifier._sanitize_parameters(top_k=None)
-    try:
-        found = classifier.classify_batch(speech, **{**classifier._postprocess_params, **options}) if speech else []
-    except (MemoryError, RuntimeError, ValueError) as error:  # ValueError: a score that is not finite
-        if len(batch) == 1:
-            return [Classified(batch[0].name, error=str(error) or type(error).__name__)]
-        return [result for each in batch for result in _classify(classifier, [each])]
-    scores = iter(found)
-    return [
-        Classified(each.name, error=each.error)
-        if each.samples is None
-        else Classified(each.name, scores={entry["label"]: entry["score"] for entry in next(scores)})
-        for each in batch
-    ]
 
 
 class ScoreFile:

@@ -64,10 +64,16 @@ class StreamUpdate:
     """What is heard in a stream so far.
 
     Attributes:
-        time: Seconds of the stream whose frames count.
-        heard: Seconds that were pushed when these scores were made; `time` is behind by the look-ahead.
-        voice: Whether somebody spoke in the frames that are new; True where nobody listens for a voice.
-        scores: From label to score, the likeliest first; None as long as nobody has spoken.
+        time: Up to here, in seconds from the stream's beginning, frames of the encoder count in the scores.
+        heard: Up to here the encoder had heard when these scores were made: a whole number of steps, or in `flush` the
+            stream's end. `time` is behind it by the look-ahead and up to a frame; what was pushed after it, less than a
+            step, waits for the next update.
+        voice: Whether somebody spoke in the frames that are new since the last update; True where nobody listens for a
+            voice.
+        scores: From label to score, the likeliest first, then from dimension to value: what the classifier says of the
+            mean of all the head's frames so far, not of the newest alone, each weighted by its age if there is a
+            `half_life_s`, and without those in which nobody spoke if a voice is looked for. None as long as nobody has
+            spoken.
     """
 
     time: float

@@ -1,5 +1,6 @@
 """Audio in the containers that libsndfile does not read, such as a phone's m4a or the sound of a video: by PyAV."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,23 +128,17 @@ def _as_float(first: Any, frames: Iterator[Any], *, missing: Exception | None) -
     """Samples of frames, all at the rate and with the channels of the first one."""
     convert = av.AudioResampler(format="fltp", layout=first.layout, rate=first.sample_rate)
     stopped = missing
-    for frame in _and_after(first, frames):
-        if not isinstance(frame, av.AudioFrame):
-            stopped = frame
-            break
-        try:
-            yield from _samples(convert.resample(frame))
-        except (av.FFmpegError, ValueError) as error:
-            stopped = EOFError(_said(error))
-            break
-    yield from _samples(convert.resample(None))
+    try:
+        for frame in itertools.chain([first], frames):
+            if isinstance(frame, av.AudioFrame):
+                yield from _samples(convert.resample(frame))
+            else:
+                stopped = frame
+        yield from _samples(convert.resample(None))
+    except (av.FFmpegError, ValueError) as error:
+        stopped = EOFError(_said(error))
     if stopped is not None:
         yield stopped
-
-
-def _and_after(first: Any, others: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from others
 
 
 def _samples(frames: list[Any]) -> Iterator[np.ndarray]:

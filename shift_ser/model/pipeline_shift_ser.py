@@ -94,19 +94,19 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         Raises:
             ValueError: If a recording cannot be used or an embedding is not finite.
         """
-        inputs = _recordings(recordings)
-        several = isinstance(inputs, (list, GeneratorType, torch.utils.data.Dataset))
+        inputs, _ = _one_by_one(recordings)
         together = batch_size if getattr(self.model.config, "mask_padding", True) else 1
         batches = like_lengths(
-            map(partial(self.read, **options), inputs if several else [inputs]),
+            map(partial(self.read, **options), inputs),
             length=len,
             fits=lambda count, _: count <= together,
             window=_WINDOW * batch_size,
         )
-        rows = list(in_order((places, list(self._embed(speech, of, pooling))) for places, speech in batches))
-        return np.stack(rows) if rows else self._embed([np.zeros(1600, np.float32)], of, pooling)[:0]
+        rows = list(in_order((places, list(self.embed_batch(speech, of, pooling))) for places, speech in batches))
+        return np.stack(rows) if rows else self.embed_batch([np.zeros(1600, np.float32)], of, pooling)[:0]
 
-    def _embed(self, speech: Sequence[np.ndarray], of: str, pooling: str) -> np.ndarray:
+    def embed_batch(self, speech: Sequence[np.ndarray], of: str = "head", pooling: str = "mean") -> np.ndarray:
+        """As `embed`, of several recordings that go through the model together."""
         features = self.features(speech).to(self.device)
         vectors = self.model.base_model.embed(**features, of=of, pooling=pooling).cpu().numpy()
         if not np.isfinite(vectors).all():
@@ -138,10 +138,8 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         Returns:
             Of several recordings `(recordings, channels)`, of one `(channels,)`.
         """
-        inputs = _recordings(sentences)
-        several = isinstance(inputs, (list, GeneratorType, torch.utils.data.Dataset))
-        listed = list(inputs) if several else [inputs]
-        seen = tqdm(listed, desc="Embedding", unit="recording", disable=not show_progress_bar)
+        inputs, several = _one_by_one(sentences)
+        seen = tqdm(list(inputs), desc="Embedding", unit="recording", disable=not show_progress_bar)
         vectors = torch.from_numpy(self.embed((each for each in seen), batch_size=batch_size, **options))
         if normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -427,6 +425,13 @@ def _around(row: int, waiting: Sequence[tuple[float, int, Any]], fits: Callable[
             start -= 1
         else:
             end += 1
+
+
+def _one_by_one(inputs: Any) -> tuple[Iterable[Any], bool]:
+    """Recordings to iterate over, and whether they are several or one."""
+    given = _recordings(inputs)
+    several = isinstance(given, (list, GeneratorType, torch.utils.data.Dataset))
+    return given if several else [given], several
 
 
 def _recordings(inputs: Any) -> Any:

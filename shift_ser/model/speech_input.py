@@ -77,13 +77,17 @@ def read_audio(
         ...     read_audio(f"{folder}/stereo.wav").shape
         (16000,)
     """
-    content = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else None
-    name = (
-        printable(source) if isinstance(source, (str, os.PathLike)) else f"audio of {memoryview(source).nbytes} bytes"
-    )
-    with open_file(source, name=name) if content is None else _Content(content) as file:
+    path: str | os.PathLike | None = None
+    file: BinaryIO
+    if isinstance(source, (str, os.PathLike)):
+        path, name = source, printable(source)
+        file = open_file(source, name=name)
+    else:
+        content = memoryview(source).tobytes()
+        name, file = f"audio of {len(content)} bytes", _Content(content)
+    with file:
         options: dict[str, Any] = {"name": name, "allow_truncated": allow_truncated, "max_seconds": max_seconds}
-        samples, rate = _decode(file, path=None if content is not None else source, **options)
+        samples, rate = _decode(file, path=path, **options)
     return to_mono(samples, rate, sampling_rate=sampling_rate, name=name, max_seconds=max_seconds)
 
 

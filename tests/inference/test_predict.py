@@ -16,6 +16,7 @@ from transformers import HubertModel, pipeline
 
 from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
 from shift_ser.corpora.corpus import SpeechAudio
+from shift_ser.inference import batches
 from shift_ser.inference import predict as inference
 from shift_ser.inference.predict import (
     Classified,
@@ -46,10 +47,23 @@ def make_model(variant="shiftcnn", **options):
 
 
 def classifier(variant="shiftcnn", extractor=None, dtype=torch.float32, **options):
+    return classifier_of(make_model(variant, **options).to(dtype), extractor)
+
+
+def classifier_of(model, extractor=None):
     return pipeline(
-        "audio-classification", model=make_model(variant, **options).to(dtype), device="cpu", top_k=None,
+        "audio-classification", model=model, device="cpu", top_k=None,
         feature_extractor=extractor or ShiftFeatureExtractor(), pipeline_class=ShiftAudioClassificationPipeline,
     )  # fmt: skip
+
+
+def raw_outputs(coarse, fine):
+    """What two models, in bfloat16 and float32, give for the two seconds of noise on which dtypes are compared."""
+    noise = torch.randn(2 * RATE, generator=torch.Generator().manual_seed(0)).numpy()
+    features = classifier_of(coarse).features([0.1 * noise])
+    with torch.inference_mode():
+        outputs = coarse(**features).logits, fine(**features.to(dtype=torch.float32)).logits
+    return [each[0].double().numpy() for each in outputs]
 
 
 def scores(result):
@@ -160,15 +174,16 @@ def test_without_mask_padding_recordings_go_one_by_one():
 def test_memory_does_not_grow_with_the_recordings(classify, monkeypatch):
     alive, most, given = weakref.WeakSet(), [0], []
 
-    class Counted(inference._Speech):
+    class Counted(batches.Done):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
-            alive.add(self)
+            if isinstance(self.value, np.ndarray):
+                alive.add(self)
             most[0] = max(most[0], len(alive))
 
         __hash__ = object.__hash__
 
-    monkeypatch.setattr(inference, "_Speech", Counted)
+    monkeypatch.setattr(batches, "Done", Counted)
 
     def many():
         for length in np.random.default_rng(4).integers(400, 2000, 400):
@@ -178,9 +193,9 @@ def test_memory_does_not_grow_with_the_recordings(classify, monkeypatch):
     window, batch = 12, 8  # 0.2 s are eight of the shortest, 25 ms
     results = classify_recordings(classify, many(), batch_seconds=0.2, window=window)
     for done, _ in enumerate(results):
-        assert len(given) <= done + 1 + 4 * (window + batch) + inference._AHEAD
+        assert len(given) <= done + 1 + 4 * (window + batch) + batches.AHEAD
     assert done == 399
-    assert window < most[0] <= window + batch + inference._AHEAD + 1
+    assert window < most[0] <= window + batch + batches.AHEAD + 1
 
 
 def test_seconds_bound_what_is_read_ahead(classify):
@@ -193,7 +208,7 @@ def test_seconds_bound_what_is_read_ahead(classify):
 
     results = classify_recordings(classify, recordings(), batch_seconds=0.5, window_seconds=2.0)
     next(results)
-    assert len(given) <= 4 + inference._AHEAD + 1
+    assert len(given) <= 4 + batches.AHEAD + 1
     results.close()
 
 
@@ -300,6 +315,25 @@ def test_bfloat16_that_is_wrong_is_not_taken(saved, monkeypatch, caplog):
     (clip,) = clips(3000)
     assert given(clip) == load_classifier(saved, dtype="float32")(clip)
     assert load_classifier(saved, dtype="bfloat16").model.dtype == torch.bfloat16  # as asked
+
+
+@pytest.mark.parametrize("labels", [[], LABELS], ids=["regression", "multi_task"])
+def test_the_change_in_bfloat16_does_not_depend_on_the_scale_of_dimensions(labels):
+    """Of a corpus that is rated from 0 to 100, and of one from 0 to 0.001."""
+    names, changes = [*labels, "valence", "arousal"], []
+    for scale in (1.0, 100.0, 1e-3):
+        config = {
+            "problem_type": "multi_task" if labels else "regression", "dimensions": names[-2:],
+            "id2label": dict(enumerate(names)), "num_labels": len(names), "dimension_means": [scale, 0.0],
+            "dimension_stds": [scale, 2 * scale],
+        }  # fmt: skip
+        models = [tiny_model("linear", **config).to(dtype) for dtype in (torch.bfloat16, torch.float32)]
+        coarse, fine = raw_outputs(*models)
+        units = [*(max(1.0, np.ptp(fine[:-2])) for _ in labels), scale, 2 * scale]
+        expected = max(abs(one - other) / unit for one, other, unit in zip(coarse, fine, units, strict=True))
+        changes.append(inference.bfloat16_change(classifier_of(models[0]), models[1]))
+        assert changes[-1] == pytest.approx(expected, rel=1e-3) and changes[-1] > 0
+    assert changes == pytest.approx([changes[0]] * 3, rel=0.05)
 
 
 def test_where_no_model_is(saved, tmp_path, monkeypatch):
