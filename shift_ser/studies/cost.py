@@ -6,17 +6,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..corpora import load_corpus
+from ..corpora.corpus import SAMPLING_RATE
+from ..cpu import use_matrix_convolutions
 from ..evaluation.run_folder import CELL
+from ..model.encoders import encode
+from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+from ..model.losses import DIMENSIONS, PROBLEM_TYPES
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
+from ..training.adapters import Adapted
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
+from ..training.data import build_feature_extractor
 from ..training.protocols import PlanOptions, plan_folds, settled
 from .grid import StudyPlan
 
 _TIMED = 3  # steps, after one that is not timed
-_FRAMES = 50  # of the encoder a second
+# Options of the model that change what a step computes and not how long it takes.
+_FREE = ("shift_proportion", "shift_direction", "shift_stride", "shift_padding", "mask_time", "mask_feature",
+         "adapter_alpha", "adapter_dropout", "encoder_layerdrop")  # fmt: skip
+# Options of the run that change how long it takes.
+_TIMED_OPTIONS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "bf16",
+                  "fp16", "gradient_checkpointing")  # fmt: skip
 
 
 @dataclass
@@ -41,7 +54,7 @@ def study_cost(plan: StudyPlan, *, timed: dict[str, tuple[float, float]] | None 
 
     Args:
         plan: The study's.
-        timed: Seconds of a training step and of scoring a batch, by kind of model; kinds that are new are timed and
+        timed: Seconds of a training step and of scoring a batch, by all that they depend on; what is new is timed and
             added. `None`: nothing is timed.
     """
     cost, sizes = Cost(seconds=None if timed is None else 0.0), {}
@@ -58,7 +71,7 @@ def study_cost(plan: StudyPlan, *, timed: dict[str, tuple[float, float]] | None 
             steps = fold_steps(train, run_args)
             cost.steps = None if steps is None or cost.steps is None else cost.steps + steps
             if timed is not None and cost.seconds is not None and steps is not None:
-                step, batch = _timing(timed, model_args, data_args, run_args)
+                step, batch = timing(timed, model_args, data_args, run_args)
                 batches = math.ceil(scored / run_args.per_device_eval_batch_size) * run_args.num_train_epochs
                 cost.seconds += steps * step + batches * batch
     return cost
@@ -88,11 +101,20 @@ def fold_steps(num_train: int, run_args: RunArguments) -> int | None:
     return math.ceil(max(1, math.ceil(batches / run_args.gradient_accumulation_steps)) * run_args.num_train_epochs)
 
 
-def _timing(
+def timing(
     timed: dict[str, tuple[float, float]], model_args: ModelArguments, data_args: DataArguments, run_args: RunArguments
 ) -> tuple[float, float]:
-    told = (model_args.encoder, model_args.scenario, model_args.variant, data_args.max_seconds)
-    key = str((*told, run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size))
+    """What `time_model` says of these arguments, or said of others that take as long.
+
+    Args:
+        timed: What was said before, by all that it depends on; what is new is added.
+        model_args: As for `time_model`.
+        data_args: As there.
+        run_args: As there.
+    """
+    model = {name: value for name, value in vars(model_args).items() if not name.startswith(_FREE)}
+    told = (data_args.max_seconds, data_args.do_normalize, data_args.cache_convolutions)
+    key = str((model, told, *(getattr(run_args, name) for name in _TIMED_OPTIONS)))
     if key not in timed:
         timed[key] = time_model(model_args, data_args, run_args)
     return timed[key]
@@ -104,29 +126,27 @@ def time_model(
     """Seconds of one training step and of scoring one batch, on this machine, with noise of full length.
 
     Args:
-        model_args: Encoder, head and scenario; of a frozen encoder the frames are noise, so its own pass is not timed.
-        data_args: The length.
-        run_args: Batch sizes and the device.
+        model_args: Encoder, head and scenario, with adapters if there are some; of a frozen encoder, or of frozen
+            convolutions that are kept, the pass over the corpus is not timed.
+        data_args: The length, and whether what the convolutions make is kept.
+        run_args: Batch sizes, precision and the device.
         steps: How many are timed, after one that is not.
     """
-    model = ShiftForSequenceClassification.from_encoder_pretrained(
-        model_args.encoder_path, **model_args.config_options(), num_labels=4
-    ).to(run_args.device)
+    extractor = build_feature_extractor(model_args, data_args)
+    model, batch = model_and_batch(model_args, data_args, extractor)
+    if run_args.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.to(run_args.device)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
-
-    def batch(size: int) -> dict[str, Any]:
-        width = model.config.encoder_config.hidden_size
-        shapes = {
-            "input_values": (size, round(16000 * data_args.max_seconds)),
-            "encoder_hidden_states": (size, round(_FRAMES * data_args.max_seconds), width),
-        }
-        name = "encoder_hidden_states" if model.config.freeze_encoder else "input_values"
-        values = {name: torch.randn(shapes[name]), "labels": torch.arange(size) % 4}
-        return {key: value.to(run_args.device) for key, value in values.items()}
+    half = torch.float16 if run_args.fp16 else torch.bfloat16
+    precision = torch.autocast(run_args.device.type, dtype=half, enabled=run_args.fp16 or run_args.bf16)
 
     def train(inputs: Mapping[str, Any]) -> None:
         model.train()
-        model(**inputs).loss.backward()
+        for _ in range(run_args.gradient_accumulation_steps):
+            with precision:
+                loss = model(**inputs).loss
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), run_args.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -134,10 +154,48 @@ def time_model(
     @torch.no_grad()
     def score(inputs: Mapping[str, Any]) -> None:
         model.eval()
-        model(**inputs).logits.cpu()
+        with precision:
+            model(**inputs).logits.cpu()
 
     sizes = (run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size)
-    return _seconds(train, batch(sizes[0]), steps), _seconds(score, batch(sizes[1]), steps)
+    seconds = []
+    for call, size in zip((train, score), sizes, strict=True):
+        inputs = {name: value.expand(size, *value.shape[1:]).to(run_args.device) for name, value in batch.items()}
+        seconds.append(_seconds(call, inputs, steps))
+    return seconds[0], seconds[1]
+
+
+def model_and_batch(
+    model_args: ModelArguments, data_args: DataArguments, extractor: ShiftFeatureExtractor
+) -> tuple[ShiftForSequenceClassification, dict[str, torch.Tensor]]:
+    """The model that a fold trains, and a batch of one utterance of noise, of full length, as the fold gives it.
+
+    A frozen encoder is taken out, and its frames are the batch, as in a run.
+    """
+    options = model_args.config_options()
+    problem = PROBLEM_TYPES[options.get("problem_type") or "single_label_classification"]
+    dimensions = (options.get("dimensions") or DIMENSIONS) if problem.dimensions else ()
+    names = dict(enumerate([*(("a", "b", "c", "d") if problem.classes else ()), *dimensions]))
+    model = ShiftForSequenceClassification.from_encoder_pretrained(
+        model_args.encoder_path, **options, id2label=names, label2id={name: index for index, name in names.items()}
+    ).eval()
+    encoder = model.shift_ser.encoder
+    use_matrix_convolutions(encoder)
+    noise = np.random.default_rng(0).standard_normal(round(SAMPLING_RATE * data_args.max_seconds)).astype(np.float32)
+    name = extractor.model_input_names[0]
+    values = extractor(noise, sampling_rate=SAMPLING_RATE, return_tensors="pt")[name]
+    if model.config.freeze_encoder or data_args.cache_convolutions:
+        output = model.config.encoder_output if model.config.freeze_encoder else "convolutions"
+        name = "encoder_hidden_states" if model.config.freeze_encoder else "extract_features"
+        with torch.no_grad():
+            values = encode(encoder, values, output=output)
+    if model.config.freeze_encoder:
+        model.shift_ser.encoder = None
+    elif model_args.adapter_options is not None:
+        Adapted(encoder, model_args.adapter_options, name=model_args.encoder)
+    time_axis = values.shape[1 if name.startswith("input") else -2]
+    labels = torch.full((1, len(names)), 1 / len(names)) if problem.soft or dimensions else torch.zeros(1).long()
+    return model, {name: values, "attention_mask": torch.ones(1, time_axis, dtype=torch.long), "labels": labels}
 
 
 def _seconds(call: Any, inputs: Mapping[str, Any], steps: int) -> float:

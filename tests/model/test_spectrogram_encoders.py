@@ -11,29 +11,12 @@ import soundfile as sf
 import torch
 from conftest import command_line, speech_batch, tiny_encoder_config, tiny_model
 from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    AutoModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    set_seed,
-)
+from spectrogram_encoders import CONFIGS, STOCK
+from transformers import AutoModel, set_seed
 
 from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification, load_classifier
 from shift_ser.model.encoders import ENCODERS, EXACT, WAVEFORM, encode, load_encoder, new_encoder
 
-CONFIGS = {
-    "whisper": WhisperConfig(
-        d_model=96, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=1,
-        decoder_attention_heads=4, decoder_ffn_dim=64, num_mel_bins=20, vocab_size=64, max_target_positions=16,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    ),
-    "wav2vec2-bert": Wav2Vec2BertConfig(
-        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, conv_depthwise_kernel_size=7,
-    ),
-}  # fmt: skip
-STOCK = {"whisper": WhisperFeatureExtractor(feature_size=20), "wav2vec2-bert": SeamlessM4TFeatureExtractor()}
 LENGTHS = (5000, 3101, 8123, 400)
 FAMILIES = pytest.mark.parametrize("family", CONFIGS)
 
@@ -187,6 +170,15 @@ def test_an_extractor_that_does_not_fit_is_refused(folders, encoder, small_corpu
     assert told.exit_code == 1
     assert "must be that of Wav2Vec2FeatureExtractor, which the family 'hubert' reads" in told.stderr
     assert "got WhisperFeatureExtractor" in told.stderr and not (tmp_path / "o").exists()
+
+
+def test_convolutions_that_an_encoder_lacks_are_not_kept(folders, small_corpus, tmp_path):
+    told = command_line(
+        "train", "--encoder", folders["wav2vec2-bert"], "--corpus", small_corpus, "--output_dir", tmp_path / "o",
+        "--scenario", "fine_tuning", "--cache_convolutions", "true",
+    )  # fmt: skip
+    assert told.exit_code == 1 and not (tmp_path / "o").exists()
+    assert "cache_convolutions must be left out with an encoder of the family 'wav2vec2-bert'" in told.stderr
 
 
 def test_layers_weights_and_targets_are_those_of_the_family():
