@@ -6,8 +6,8 @@
 A round starts in an empty folder, is ended by SIGKILL after a time drawn evenly over the length of the undisturbed run,
 started again, killed again, until it is done; rounds follow until there were enough kills. Every file that a round
 leaves in its folder (results, predictions, weights, cards, figure) must be there in the undisturbed run with the same
-bytes, but for the `cost` in results, seconds and memory. Exit status 1 if one is not. What is killed is the run
-itself: packages are imported before.
+bytes, but for seconds and memory: the `cost` in results, its sentence in cards, `checksums.json`. Exit status 1 if one
+is not. What is killed is the run itself: packages are imported before.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from ..corpora import corpus_info, load_corpus
 from ..corpora.corpus import SAMPLING_RATE, Recording, SpeechAudio, scan_recordings
 from ..evaluation.predictions import Predictions
-from ..model.encoders import ENCODERS, EncoderFamily
+from ..model.encoders import ENCODERS, EXACT, EncoderFamily, convolution_width
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
 from .arguments import DataArguments, ModelArguments
@@ -54,6 +54,8 @@ class SpeechCorpus:
     ) -> None:
         self.data_args = data_args
         check_model_place(model_args.encoder_path, option="encoder")
+        if data_args.cache_convolutions:
+            _check_convolutions(model_args.encoder_path)
         self.feature_extractor = feature_extractor or build_feature_extractor(model_args, data_args)
         self.dataset = load_corpus(data_args.corpus if dataset is None else dataset, **data_args.corpus_options())
         self.info = corpus_info(self.dataset)
@@ -237,6 +239,19 @@ def _check_reads(extractor: ShiftFeatureExtractor, encoder_path: str) -> None:
             f"preprocessor_config.json of {encoder_path!r} must be that of {expected}, which the family {model_type!r}"
             f" reads, got {given}"
         )
+
+
+def _check_convolutions(encoder_path: str) -> None:
+    """Refuse to keep what the convolutions of an encoder give that has none, or that its own `forward` alone runs."""
+    config = AutoConfig.from_pretrained(encoder_path)
+    try:
+        if config.model_type not in ENCODERS:
+            raise ValueError(f"known are {', '.join(EXACT)}")
+        convolution_width(config)
+    except ValueError as error:
+        raise ValueError(
+            f"cache_convolutions must be left out with an encoder of the family {config.model_type!r}: {error}"
+        ) from error
 
 
 def build_feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> ShiftFeatureExtractor:

@@ -60,7 +60,7 @@ class FoldRun:
     """One fold of a run with one seed, in a folder of its own.
 
     `result.json` is written last: a folder that has it holds a whole fold. Until then `run` goes on from the last
-    whole checkpoint of its training, or of its refit, and ends in the same files.
+    whole checkpoint of its training, or of its refit, and ends in the same files, but for seconds and memory.
 
     Args:
         corpus: The run's corpus.
