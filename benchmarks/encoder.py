@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch import nn
-from transformers import HubertConfig
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import HubertConfig, HubertModel
 
 from shift_ser.corpora.corpus import SAMPLING_RATE
-from shift_ser.cpu import MatrixConv1d
+from shift_ser.matrix_convolution import use_matrix_convolutions
+from shift_ser.model.encoders import encode
 from shift_ser.training.batching import DataCollatorForShift
 from shift_ser.training.feature_cache import FrameDataset
 
@@ -21,6 +22,7 @@ from .measure import Case, Experiment, Line, Way
 from .workload import NUM_LABELS, Sizes, all_batches, shift_model
 
 GROWTH = (1, 2, 4, 8)
+_SIDE = 2048
 
 
 @dataclass
@@ -30,22 +32,49 @@ class OurEncoder:
     sizes: Sizes
     dtype: str
     matrix: bool = True
+    output: int | str = "last"
+    threads: int | None = None
 
     def prepare(self) -> None:
         """Make encoder and batch."""
         dtype = getattr(torch, self.dtype)
+        torch.set_num_threads(self.threads or torch.get_num_threads())
         encoder = shift_model("linear", HubertConfig(**self.sizes.encoder)).shift_ser.encoder
         self.encoder = encoder.to(dtype).eval()
-        for module in self.encoder.modules():
-            if type(module) is MatrixConv1d and not self.matrix:
-                object.__setattr__(module, "__class__", nn.Conv1d)
+        if self.matrix:
+            use_matrix_convolutions(self.encoder)
         shape = (self.sizes.tuning_batch, int(self.sizes.longest * SAMPLING_RATE))
         self.values = torch.randn(shape).to(dtype)
 
     @torch.inference_mode()
     def run(self) -> None:
         """One forward pass."""
-        self.encoder(self.values)
+        encode(self.encoder, self.values, output=self.output)
+
+
+@dataclass
+class Products:
+    """Square matrix products with as many operations as one pass of the encoder over the batch."""
+
+    sizes: Sizes
+    dtype: str
+
+    def prepare(self) -> None:
+        """Count the operations, make the matrices."""
+        encoder = HubertModel(HubertConfig(**self.sizes.encoder)).eval()
+        values = torch.randn(1, int(self.sizes.longest * SAMPLING_RATE))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            encoder(values)
+        self.count = self.sizes.tuning_batch * counter.get_total_flops() / (2 * _SIDE**3)
+        self.matrix = torch.randn(_SIDE, _SIDE).to(getattr(torch, self.dtype))
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """All products, the last one of fewer rows."""
+        whole, rest = divmod(self.count, 1)
+        for _ in range(int(whole)):
+            self.matrix @ self.matrix
+        self.matrix[: int(rest * _SIDE)] @ self.matrix
 
 
 @dataclass
@@ -130,6 +159,52 @@ def convolutions(sizes: Sizes) -> Experiment:
         ways,
         lines,
     )
+
+
+def matrix_rate(sizes: Sizes) -> Experiment:
+    """The encoder pass against matrix products of as many operations, and what its layers cost."""
+    dtypes = {"bfloat16": "bf16", "float32": "float32"}
+    ways = {f"products, {word}": Way(Products(sizes, dtype)) for dtype, word in dtypes.items()}
+    ways |= {f"encoder, {word}": Way(OurEncoder(sizes, dtype)) for dtype, word in dtypes.items()}
+    layers = HubertConfig(**sizes.encoder).num_hidden_layers
+    parts: dict[str, int | str] = {"convolutions": "convolutions", "no layer": 0} | {
+        f"{number} of {layers} layers": number for number in sorted({layers // 4, layers // 2} - {0, layers})
+    }
+    ways |= {name: Way(OurEncoder(sizes, "bfloat16", output=output)) for name, output in parts.items()}
+    lines = [
+        Line(
+            f"Share of the matrix rate, {word}",
+            {f"products, {word}": 1},
+            {f"encoder, {word}": 1},
+            "products",
+            "encoder",
+        )
+        for word in dtypes.values()
+    ]
+    lines += [Line("Share of the pass, bf16", {name: 1}, {"encoder, bf16": 1}, name, "all") for name in parts]
+    return Experiment(
+        f"HuBERT, a batch of {sizes.tuning_batch} of {sizes.longest} s, against square products (side {_SIDE}) with"
+        " as many operations as the stock encoder has; and the pass that stops at an earlier output (`encoder_layer`):"
+        " 1 is all of it.",
+        ways,
+        tuple(lines),
+    )
+
+
+def threads(sizes: Sizes) -> Experiment:
+    """One thread against all."""
+    count = os.cpu_count() or 1
+    cases: dict[str, Callable[[int], Case]] = {
+        "Encoder forward, bf16": lambda number: OurEncoder(sizes, "bfloat16", threads=number),
+        "Shiftformer: head steps, bf16": lambda number: HeadSteps(sizes, "shiftformer", threads=number),
+    }
+    words = ("1 thread", f"{count} threads")
+    ways, lines = {}, []
+    for name, case in cases.items():
+        one, all_of_them = (f"{name}, {word}" for word in words)
+        ways |= {one: Way(case(1)), all_of_them: Way(case(count))}
+        lines.append(Line(name, {one: 1}, {all_of_them: 1}, *words))
+    return Experiment("The same work on one thread and on one for each core.", ways, tuple(lines))
 
 
 def growth(sizes: Sizes) -> Experiment:

@@ -2,8 +2,9 @@
 
 import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,19 +84,68 @@ class StockPipeline(_Folder):
 
 
 @dataclass
+class Engine(_Folder):
+    """The exported graph in onnxruntime or OpenVINO, one recording after the other, nothing padded."""
+
+    name: str
+    precision: str = "f32"
+
+    def prepare(self) -> None:
+        """Have a graph written, and load it."""
+        super().prepare()
+        path = Path(tempfile.mkdtemp()) / "model.onnx"
+        _in_another_process(self._write, path)
+        if self.name == "openvino":
+            import openvino
+
+            hint = {"INFERENCE_PRECISION_HINT": self.precision}
+            compiled = openvino.Core().compile_model(path, "CPU", hint)
+            self.classify = lambda inputs: compiled(inputs)["logits"]
+        else:
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self.classify = lambda inputs: session.run(["logits"], inputs)[0]
+
+    def _write(self, path: Path) -> None:
+        from shift_ser.hub.onnx import write_onnx
+
+        write_onnx(shift_model("shiftformer", HubertConfig(**self.sizes.encoder)).eval(), path, opset=20)
+
+    def run(self) -> None:
+        """Read, classify."""
+        for speech in self.recordings():
+            mask = np.ones((1, len(speech)), np.int64)
+            torch.from_numpy(self.classify({"input_values": speech[None], "attention_mask": mask})).softmax(-1).tolist()
+
+
+def _in_another_process(work: Callable[[Path], None], path: Path) -> None:
+    """Or the peak of memory would be that of making a model.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
+    other = multiprocessing.get_context("fork").Process(target=work, args=(path,))
+    other.start()
+    other.join()
+    if other.exitcode:
+        raise RuntimeError(f"a process that writes a model ended with exit code {other.exitcode}")
+
+
+@dataclass
 class OurInference(_Folder):
     """`shift_ser.inference`, as `shift-ser predict` calls it."""
+
+    dtype: str = "auto"
 
     def prepare(self) -> None:
         """Have a model saved, and load it."""
         super().prepare()
-        folder = tempfile.mkdtemp()
-        other = multiprocessing.get_context("fork").Process(target=self._save, args=(folder,))
-        other.start()  # or the peak of memory would be that of making a model
-        other.join()
-        self.classifier = load_classifier(folder)
+        folder = Path(tempfile.mkdtemp())
+        _in_another_process(self._save, folder)
+        self.classifier = load_classifier(folder, dtype=self.dtype)
 
-    def _save(self, folder: str) -> None:
+    def _save(self, folder: Path) -> None:
         shift_model("shiftformer", HubertConfig(**self.sizes.encoder)).save_pretrained(folder)
         ShiftFeatureExtractor(do_normalize=False).save_pretrained(folder)
 
@@ -112,13 +162,25 @@ def inference(sizes: Sizes) -> Experiment:
         "authors": Way(AuthorsInference(sizes), keeps_memory=False),
         "pipeline": Way(StockPipeline(sizes, 1), keeps_memory=False),
         "pipeline in batches": Way(StockPipeline(sizes, 8), keeps_memory=False),
+        "OpenVINO, bf16": Way(Engine(sizes, "openvino", "bf16"), keeps_memory=False),
+        "OpenVINO, float32": Way(Engine(sizes, "openvino"), keeps_memory=False),
+        "onnxruntime, float32": Way(Engine(sizes, "onnxruntime"), keeps_memory=False),
         "ours": Way(OurInference(sizes)),
+        "ours, float32": Way(OurInference(sizes, "float32")),
     }
     stock, batched = "stock pipeline, one by one", "stock pipeline, batches of 8"
     lines = (
         Line("Folder", {"authors": 1}, {"ours": 1}),
         Line("Folder", {"pipeline": 1}, {"ours": 1}, stock),
         Line("Folder", {"pipeline in batches": 1}, {"ours": 1}, batched),
+        *(
+            Line("Folder", {engine: 1}, {ours: 1}, engine, ours)
+            for engine, ours in (
+                ("OpenVINO, bf16", "ours"),
+                ("OpenVINO, float32", "ours, float32"),
+                ("onnxruntime, float32", "ours, float32"),
+            )
+        ),
         Line("Peak memory", {"authors": 1}, {"ours": 1}, unit="MB"),
         Line("Peak memory", {"pipeline": 1}, {"ours": 1}, stock, unit="MB"),
         Line("Peak memory", {"pipeline in batches": 1}, {"ours": 1}, batched, unit="MB"),
@@ -128,7 +190,8 @@ def inference(sizes: Sizes) -> Experiment:
         f"A folder of {sizes.files} wav files of mixed lengths, none above {sizes.longest} s, read from disk; HuBERT."
         f" Authors' way: batches of {count} padded to {sizes.longest} s, Shiftformer, no mask, float32, stock"
         " allocator. Stock pipeline: that of `transformers` with `HubertForSequenceClassification`, float32, stock"
-        " allocator. Ours: `shift_ser.inference` with a Shiftformer, bf16 where the processor computes in it.",
+        " allocator. OpenVINO and onnxruntime: the graph of `shift-ser export`, one by one, nothing padded. Ours:"
+        " `shift_ser.inference` with a Shiftformer, bf16 where the processor computes in it.",
         ways,
         lines,
     )

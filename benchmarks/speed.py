@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from .counts import counts
-from .encoder import convolutions, growth, kept_memory
+from .encoder import convolutions, growth, kept_memory, matrix_rate, threads
 from .feature_extraction import batching, feature_extraction
 from .fine_tuning import fine_tuning
 from .inference import inference
@@ -36,6 +36,8 @@ EXPERIMENTS: dict[str, Callable[[Sizes], Experiment]] = {
     "shift": shift,
     "kept_memory": kept_memory,
     "convolutions": convolutions,
+    "matrix_rate": matrix_rate,
+    "threads": threads,
     "batching": batching,
     "growth": growth,
 }

@@ -16,8 +16,8 @@ import soundfile as sf
 import torch
 from transformers import PreTrainedModel, pipeline
 
-from ..cpu import use_matrix_convolutions
 from ..evaluation.run_folder import check_model_files
+from ..matrix_convolution import use_matrix_convolutions
 from ..model.losses import split_outputs
 from ..model.media_container import MEDIA_SUFFIXES
 from ..model.model_place import check_model_place

@@ -338,9 +338,8 @@ def _convolve(encoder: Any, speech: torch.Tensor, attention_mask: torch.Tensor |
     first, *others = encoder.feature_extractor.conv_layers
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
-        values = first.conv(values)
         lengths = None if attention_mask is None else _lengths_behind(first.conv, attention_mask)
-        values = first.activation(masked_group_norm(norm, values, lengths))
+        values = first.activation(normed_convolution(first.conv, norm, values, lengths))
     else:
         values = first(values)
     for layer in others:
@@ -383,8 +382,6 @@ def masked_group_norm(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.T
         The same shape; positions beyond an utterance's length are scaled like the others and count for nothing.
     """
     batch, channels, time = values.shape
-    if norm.num_groups == channels and values.dtype == torch.bfloat16 and values.transpose(1, 2).is_contiguous():
-        return _norm_channels_last(norm, values, lengths)
     if lengths is None:
         return norm(values)
     grouped = values.float().view(batch, norm.num_groups, channels // norm.num_groups, time)
@@ -396,14 +393,48 @@ def masked_group_norm(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.T
     return (normalised * norm.weight[:, None] + norm.bias[:, None]).to(values.dtype)
 
 
-def _norm_channels_last(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """The same without a change of layout: with one channel a group it is the batch norm of an utterance."""
-    ends = [values.shape[2]] * len(values) if lengths is None else lengths.tolist()
-    rows = []
-    for utterance, end in zip(values.transpose(1, 2), ends, strict=True):
-        frames = torch.batch_norm(utterance[:end], norm.weight, norm.bias, None, None, True, 0.0, norm.eps, False)
-        rows.append(nn.functional.pad(frames, (0, 0, 0, values.shape[2] - end)))
-    return torch.stack(rows).transpose(1, 2)
+def normed_convolution(
+    convolution: nn.Conv1d, norm: nn.GroupNorm, speech: torch.Tensor, lengths: torch.Tensor | None
+) -> torch.Tensor:
+    """The first convolution and its masked group norm; in bfloat16 on a CPU one matrix product for both.
+
+    With one channel a group, what the norm does is known before the convolution is: an output is w'x over a window x of
+    samples, so its mean is w'm and its variance w'Cw, with m and C the mean and the covariance of the utterance's
+    windows. They are taken in float32, and only the product with the scaled weights is rounded.
+
+    Args:
+        convolution: From one channel.
+        norm: Of its output.
+        speech: Shape `(batch, 1, samples)`.
+        lengths: Shape `(batch,)`, positions of the output that count in the norm; None: all.
+
+    Returns:
+        Shape `(batch, channels, time)`, in bfloat16 in memory `(batch, time, channels)`.
+    """
+    if not in_bfloat16_on_cpu(speech) or norm.num_groups != convolution.out_channels:
+        return masked_group_norm(norm, convolution(speech), lengths)
+    windows = speech[:, 0].float().unfold(-1, convolution.kernel_size[0], convolution.stride[0])
+    batch, time, _ = windows.shape
+    ends = torch.full((batch,), time) if lengths is None else lengths
+    outside = (torch.arange(time) >= ends[:, None])[:, :, None]
+    centred = windows - (windows.masked_fill(outside, 0.0).sum(dim=1) / ends[:, None])[:, None]
+    centred = centred.masked_fill(outside, 0.0)
+    with torch.autocast("cpu", enabled=False):
+        covariance = centred.mT @ centred / ends[:, None, None]
+        weight = convolution.weight[:, 0].float()
+        variance = ((weight @ covariance) * weight).sum(dim=-1).clamp(min=0.0)
+        weight = weight * (torch.rsqrt(variance + norm.eps) * norm.weight)[:, :, None]
+        product = torch.baddbmm(norm.bias.bfloat16(), centred.bfloat16(), weight.mT.bfloat16())
+    return product.transpose(1, 2)
+
+
+def in_bfloat16_on_cpu(values: torch.Tensor) -> bool:
+    """Whether an operation on `values` is computed in bfloat16 on a CPU now, by itself or by autocast."""
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return values.dtype == torch.bfloat16
 
 
 def _transform(

@@ -203,6 +203,7 @@ def _gather(
     """The shift whose vacated frames take the utterance's first or last frame."""
     batch, length, _ = hidden_states.shape
     position = torch.arange(length, device=hidden_states.device).expand(batch, -1)
+    utterance = torch.arange(batch, device=hidden_states.device)[:, None]
     last = torch.full_like(position[:, :1], length - 1)
     if attention_mask is not None:
         last = attention_mask.bool().sum(dim=1, keepdim=True).sub(1).clamp(min=0)
@@ -210,7 +211,7 @@ def _gather(
     for index, offset in enumerate(offsets):
         part = hidden_states[..., index * fold : (index + 1) * fold]
         source = torch.minimum(position.sub(offset).clamp(min=0), last)
-        parts.append(part.gather(1, source.unsqueeze(-1).expand_as(part)))
+        parts.append(part[utterance, source])
     return torch.cat([*parts, hidden_states[..., len(parts) * fold :]], dim=-1)
 
 

@@ -7,12 +7,9 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..cpu import keep_freed_memory
 from ..evaluation.run_folder import (
@@ -25,6 +22,7 @@ from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from ..training.arguments import parse_arguments
 from ..training.batching import DataCollatorForShift
 from ..training.cross_validation import CrossValidation
+from ..training.threads import on_threads
 from .baselines import add_baselines
 from .figures import draw_figures
 from .grid import StudyPlan, plan_study
@@ -111,7 +109,7 @@ def run_cell(words: Sequence[str], folder: Path, *, keep_models: bool) -> None:
         RuntimeError: If a fold is missing; the message has the reasons.
     """
     run = CrossValidation(*parse_arguments([*words, "--output_dir", str(folder)]))
-    with _one_thread():
+    with on_threads(1):
         results = run.run()
         asked = run.run_args.folds or [plan.fold for plan in run.plans]
         missing = [entry for entry in results["missing"] if entry["fold"] in asked]
@@ -220,16 +218,6 @@ def _end_with_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _report(plan: StudyPlan, failed: dict[str, str], *, title: str) -> str:

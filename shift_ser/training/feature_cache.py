@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..corpora.corpus import Columns, Recording, scan_recordings
-from ..cpu import use_matrix_convolutions
+from ..matrix_convolution import use_matrix_convolutions
 from ..model.encoders import (
     FEATURE_PROJECTION,
     convolution_width,

@@ -17,7 +17,6 @@ from transformers import set_seed
 from transformers.integrations import TensorBoardCallback, is_fsdp_enabled
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..cpu import use_matrix_convolutions
 from ..evaluation.calibration import temperature_of
 from ..evaluation.metrics import SCORES, score_names, score_of
 from ..evaluation.predictions import Predictions
@@ -37,6 +36,7 @@ from ..evaluation.run_folder import (
     write_checksums,
     write_json,
 )
+from ..matrix_convolution import use_matrix_convolutions
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .adapters import Adapted
 from .arguments import ModelArguments, RunArguments
@@ -46,6 +46,7 @@ from .cost import TrainingTime, count_parameters, peak_memory_mb, reset_peak_mem
 from .data import SpeechCorpus
 from .fold_plan import FoldPlan, shared_sentences
 from .saved_model import save_model
+from .threads import on_threads, threads_of_head
 from .trainer import FoldProgress, ShiftTrainer
 
 logger = logging.getLogger(__name__)
@@ -318,7 +319,9 @@ class FoldRun:
         trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs, class_weights=weights)
         with PartialState().main_process_first():
             checkpoint = last_whole_checkpoint(trainer.args.output_dir)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        threads = threads_of_head(model.config.hidden_size) if model.config.freeze_encoder else torch.get_num_threads()
+        with on_threads(threads):
+            trainer.train(resume_from_checkpoint=checkpoint)
         return _Trained(trainer, encoder, adapted)
 
     def new_model(self) -> ShiftForSequenceClassification:

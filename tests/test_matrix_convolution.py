@@ -3,8 +3,8 @@ import torch
 from conftest import HOP, speech_batch, tiny_encoder_config, tiny_model
 from torch import nn
 
-from shift_ser.cpu import MatrixConv1d, use_matrix_convolutions
-from shift_ser.model.encoders import masked_group_norm
+from shift_ser.matrix_convolution import MatrixConv1d, use_matrix_convolutions
+from shift_ser.model.encoders import masked_group_norm, normed_convolution
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(10, 5), (3, 2), (2, 2), (8, 8), (7, 3), (4, 1), (1, 1), (2, 5)])
@@ -36,17 +36,46 @@ def test_is_differentiable():
     torch.testing.assert_close(matrix.weight.grad, plain.weight.grad, rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("lengths", [None, [40, 17, 1]])
-def test_group_norm_of_channels_last_equals_its_own_float32(lengths):
+@pytest.mark.parametrize(("channels", "groups", "kernel"), [(12, 3, 8), (16, 4, 5), (8, 2, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_positional_convolution_equals_its_float32(channels, groups, kernel, bias):
     torch.manual_seed(0)
-    norm = nn.GroupNorm(8, 8, eps=0.1)  # an epsilon that is seen
+    encoder = nn.Sequential(nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=groups, bias=bias))
+    nn.utils.parametrizations.weight_norm(encoder[0], dim=2)
+    names = list(encoder.state_dict())
+    use_matrix_convolutions(encoder)
+    assert isinstance(encoder[0], MatrixConv1d) and list(encoder.state_dict()) == names
+    for time in (1, 3, 40):
+        frames = torch.randn(2, channels, time)
+        with torch.inference_mode():
+            exact = encoder(frames)
+            with torch.autocast("cpu", torch.bfloat16):
+                fast = encoder(frames)
+        assert fast.dtype == torch.bfloat16 and fast.shape == exact.shape
+        torch.testing.assert_close(fast.float(), exact, rtol=0.01, atol=0.02)
+    with torch.autocast("cpu", torch.bfloat16):  # with gradients it is the plain convolution
+        encoder(frames).sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("lengths", [None, [40, 17, 1]])
+def test_convolution_and_norm_in_one_product_equal_float32(lengths, offset):
+    torch.manual_seed(0)
+    convolution, norm = nn.Conv1d(1, 8, 10, stride=5), nn.GroupNorm(8, 8, eps=0.1)  # an epsilon that is seen
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    values = torch.randn(3, 40, 8).mul(3).add(1).bfloat16().transpose(1, 2)
+    speech = (torch.randn(3, 1, 5 * 39 + 10) + offset).bfloat16().float()
     ends = None if lengths is None else torch.tensor(lengths)
-    fast, exact = masked_group_norm(norm, values, ends), masked_group_norm(norm, values.float(), ends)
+    exact = normed_convolution(convolution, norm, speech, ends)
+    torch.testing.assert_close(exact, masked_group_norm(norm, convolution(speech), ends), rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = normed_convolution(convolution, norm, speech, ends)
+    assert fast.dtype == torch.bfloat16
     for row, end in enumerate(lengths or [40, 40, 40]):
-        torch.testing.assert_close(fast[row, :, :end].float(), exact[row, :, :end], rtol=0.01, atol=0.02)
+        torch.testing.assert_close(fast[row, :, :end].float(), exact[row, :, :end], rtol=0.01, atol=0.03)
+    fast.float().square().sum().backward()
+    assert convolution.weight.grad.abs().sum() > 0 and norm.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -55,6 +84,7 @@ def test_bfloat16_model_stays_near_float32_alone_and_padded(norm):
     use_matrix_convolutions(model.shift_ser.encoder)
     layers = model.shift_ser.encoder.feature_extractor.conv_layers
     assert all(isinstance(layer.conv, MatrixConv1d) for layer in layers)
+    assert isinstance(model.shift_ser.encoder.encoder.pos_conv_embed.conv, MatrixConv1d)
     lengths = [400, HOP * 30, HOP * 17 + 3]
     speech, mask = speech_batch(lengths)
     with torch.inference_mode():
