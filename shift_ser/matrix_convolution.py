@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .model.encoders import in_bfloat16_on_cpu
+from .model.masked_norm import in_bfloat16_on_cpu
 
 
 class MatrixConv1d(nn.Conv1d):

@@ -4,7 +4,7 @@ from conftest import HOP, speech_batch, tiny_encoder_config, tiny_model
 from torch import nn
 
 from shift_ser.matrix_convolution import MatrixConv1d, use_matrix_convolutions
-from shift_ser.model.encoders import masked_group_norm, normed_convolution
+from shift_ser.model.masked_norm import masked_group_norm, normed_convolution
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(10, 5), (3, 2), (2, 2), (8, 8), (7, 3), (4, 1), (1, 1), (2, 5)])

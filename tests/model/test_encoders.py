@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel, set_seed
 
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
-from shift_ser.model.encoders import WAVEFORM, encode, masked_group_norm
+from shift_ser.model.encoders import WAVEFORM, encode
+from shift_ser.model.masked_norm import masked_group_norm
 
 FAMILIES = [
     ("hubert", "group"),
