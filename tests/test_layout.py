@@ -25,7 +25,7 @@ ROOMS = {
     "training": {"matrix_convolution", "model", "recipes", "corpora", "evaluation"},
     "inference": {"matrix_convolution", "model", "corpora", "evaluation"},
     "hub": {"model", "recipes", "corpora", "evaluation", "training"},
-    "studies": {"cpu", "model", "recipes", "corpora", "evaluation", "training"},
+    "studies": {"cpu", "matrix_convolution", "model", "recipes", "corpora", "evaluation", "training"},
     "cli": {"cpu", "extras", "model", "recipes", "corpora", "evaluation", "training", "inference", "hub", "studies"},
     "__init__": {"extras", "model"},
 }

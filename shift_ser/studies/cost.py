@@ -11,8 +11,8 @@ import torch
 
 from ..corpora import load_corpus
 from ..corpora.corpus import SAMPLING_RATE
-from ..cpu import use_matrix_convolutions
 from ..evaluation.run_folder import CELL
+from ..matrix_convolution import use_matrix_convolutions
 from ..model.encoders import encode
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.losses import DIMENSIONS, PROBLEM_TYPES
