@@ -108,8 +108,9 @@ def smaller(words):
     flags += ["--warmup_epochs", "0"] if "schedule:" in recipe or "--schedule" in words else []
     flags += [] if words[2] == "demo" or {"--folds", "--final"} & set(words) else ["--folds", "1"]
     flags += [] if "--corpus" in words else ["--corpus", "IEMOCAP_full_release"]
-    name = "_".join(word for word in words[2:] if word.isidentifier())
-    return [*flags, *([] if "--output_dir" in words else ["--output_dir", f"runs/{name}"])]
+    if words[2] != "demo" and "--output_dir" not in words:  # a page may run a recipe twice, in its folder
+        shutil.rmtree(Path("runs", words[2]), ignore_errors=True)
+    return flags
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it

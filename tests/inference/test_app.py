@@ -1,10 +1,12 @@
 """The page in a browser: a real file goes in, pictures and labels come out; what is wrong is told; two users at once.
 
-It needs gradio and playwright (`pip install "shift-ser[app]" playwright`) and a Chromium; without them it is skipped.
+It needs gradio and playwright, which the extra `test` brings, and a Chromium or Chrome of the system.
 """
 
+import asyncio
 import shutil
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +19,11 @@ from shift_ser import ShiftAudioClassificationPipeline, ShiftFeatureExtractor
 from shift_ser.corpora.synthetic_speech import SENTENCES, Espeak
 from shift_ser.inference.app import launch_app, make_app
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = [name for name in ("gradio", "playwright") if find_spec(name) is None] + ["Chromium"] * (CHROMIUM is None)
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("default"),  # those of gradio and what it needs
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+    pytest.mark.skipif(bool(MISSING), reason=f"a browser and what drives it: {', '.join(MISSING)} not found"),
 ]
 LABELS = ["angry", "happy", "neutral", "sad"]
 HEARD, TOAST = "#heard .ser", ".toast-body.error"
@@ -41,8 +39,13 @@ def address():
         "audio-classification", model=model, device="cpu", feature_extractor=ShiftFeatureExtractor(), top_k=None,
         pipeline_class=ShiftAudioClassificationPipeline,
     )  # fmt: skip
-    app = make_app(classifier, title="A page", limits="**Limits.** It knows nothing.", max_seconds=30)
-    yield launch_app(app, max_megabytes=2, block=False)
+
+    async def launched():  # where a loop runs, gradio makes none that it never closes
+        app = make_app(classifier, title="A page", limits="**Limits.** It knows nothing.", max_seconds=30)
+        return app, launch_app(app, max_megabytes=2, block=False)
+
+    app, address = asyncio.run(launched())
+    yield address
     app.close()
 
 
@@ -62,20 +65,31 @@ def recordings(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def browser():
-    with sync_api.sync_playwright() as playwright:
+@pytest.fixture(scope="module")
+def browser(address):  # the loop of playwright runs in this thread, too: it comes second
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
-def open_page(browser, address, *, width=1000):
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    page.set_default_timeout(120_000)
-    page.goto(address)
-    page.wait_for_selector("#listen")
-    return page
+@pytest.fixture
+def open_page(address, browser):
+    """Open the page in a context of its own."""
+    pages = []
+
+    def opened(*, width=1000):
+        pages.append(browser.new_page(viewport={"width": width, "height": 900}))
+        pages[-1].set_default_timeout(120_000)
+        pages[-1].goto(address)
+        pages[-1].wait_for_selector("#listen")
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.close()
 
 
 def upload(page, path):
@@ -84,12 +98,12 @@ def upload(page, path):
 
 def listen(page, path):
     upload(page, path)
-    page.wait_for_selector("#recording audio", state="attached")  # it is there once the file is
+    page.wait_for_selector("#recording input[type=file]", state="detached")  # the file has taken its place
     page.click("#listen")
 
 
-def test_a_file_goes_in_and_pictures_labels_and_files_come_out(browser, address, recordings):
-    page = open_page(browser, address)
+def test_a_file_goes_in_and_pictures_labels_and_files_come_out(open_page, recordings):
+    page = open_page()
     assert "It knows nothing." in page.inner_text("#limits")
     listen(page, recordings / "dialog.wav")
     page.wait_for_selector(f"{HEARD} svg.wave")
@@ -106,36 +120,38 @@ def test_a_file_goes_in_and_pictures_labels_and_files_come_out(browser, address,
     assert b"IntervalTier" in content[".TextGrid"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"), [("text.wav", "must be an audio file"), ("cut.wav", "cut"), ("long.flac", "at most 30 s")]
 )
-def test_what_is_wrong_with_a_file_is_told(browser, address, recordings, name, message):
-    page = open_page(browser, address)
-    upload(page, recordings / name)
-    page.wait_for_timeout(3000)
-    page.click("#listen")
+def test_what_is_wrong_with_a_file_is_told(open_page, recordings, name, message):
+    page = open_page()
+    listen(page, recordings / name)
     page.wait_for_selector(TOAST)
     told = page.inner_text(TOAST)
     assert message in told and str(recordings) not in told and "gradio" not in told.lower(), told
     assert page.locator(f"{HEARD} svg").count() == 0
 
 
-def test_a_huge_file_is_refused(browser, address, recordings):
-    page = open_page(browser, address)
+@pytest.mark.slow
+def test_a_huge_file_is_refused(open_page, recordings):
+    page = open_page()
     upload(page, recordings / "huge.wav")
     page.wait_for_selector(".toast-body.error, .error")
     assert "size" in page.inner_text("body").lower()
 
 
-def test_silence_is_no_emotion(browser, address, recordings):
-    page = open_page(browser, address)
+@pytest.mark.slow
+def test_silence_is_no_emotion(open_page, recordings):
+    page = open_page()
     listen(page, recordings / "silence.wav")
     page.wait_for_selector(f"{HEARD} .told")
     assert "Nobody speaks" in page.inner_text(HEARD) and page.locator(f"{HEARD} svg").count() == 0
 
 
-def test_two_users_at_once_get_their_own(browser, address, recordings):
-    pages = [open_page(browser, address) for _ in range(2)]  # each in a context of its own
+@pytest.mark.slow
+def test_two_users_at_once_get_their_own(open_page, recordings):
+    pages = [open_page() for _ in range(2)]  # each in a context of its own
     for page, name in zip(pages, ("dialog.wav", "other.wav"), strict=True):
         listen(page, recordings / name)
     seconds = []
@@ -146,9 +162,10 @@ def test_two_users_at_once_get_their_own(browser, address, recordings):
     assert seconds == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
-def test_nothing_is_wider_than_the_screen(browser, address, recordings, width):
-    page = open_page(browser, address, width=width)
+def test_nothing_is_wider_than_the_screen(open_page, recordings, width):
+    page = open_page(width=width)
     listen(page, recordings / "dialog.wav")
     page.wait_for_selector(f"{HEARD} svg.wave")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
