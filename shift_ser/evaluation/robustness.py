@@ -71,7 +71,8 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, *, snr: float) -> np.ndarr
     return samples + noise * np.sqrt(power / other / 10 ** (snr / 10))
 
 
-def _white(samples: np.ndarray, rate: int, rng: np.random.Generator, others: object, *, snr: float) -> np.ndarray:
+def white_noise(samples: np.ndarray, rate: int, rng: np.random.Generator, others: object, *, snr: float) -> np.ndarray:
+    """White noise, `snr` dB below the speech."""
     return add_noise(samples, rng.standard_normal(len(samples)), snr=snr)
 
 
@@ -89,7 +90,7 @@ def _babble(
     return add_noise(samples, noise, snr=snr)
 
 
-def _reverberate(samples: np.ndarray, rate: int, rng: np.random.Generator, others: object, *, t60: float) -> np.ndarray:
+def reverberate(samples: np.ndarray, rate: int, rng: np.random.Generator, others: object, *, t60: float) -> np.ndarray:
     """Direct sound and a tail of as much energy, noise that falls by 60 dB in `t60` seconds; the length stays."""
     time = np.arange(round(t60 * rate)) / rate
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / t60)
@@ -100,7 +101,7 @@ def _reverberate(samples: np.ndarray, rate: int, rng: np.random.Generator, other
 
 
 def _narrow(samples: np.ndarray, rate: int, rng: object, others: object) -> np.ndarray:
-    return _fit(soxr.resample(soxr.resample(samples, rate, 8000), 8000, rate), len(samples))
+    return fit(soxr.resample(soxr.resample(samples, rate, 8000), 8000, rate), len(samples))
 
 
 def _code(samples: np.ndarray, rate: int, rng: object, others: object, *, format: str, subtype: str) -> np.ndarray:
@@ -109,15 +110,16 @@ def _code(samples: np.ndarray, rate: int, rng: object, others: object, *, format
     file = io.BytesIO()
     sf.write(file, samples * gain, rate, format=format, subtype=subtype)
     file.seek(0)
-    return _fit(sf.read(file, dtype="float32")[0] / gain, len(samples))
+    return fit(sf.read(file, dtype="float32")[0] / gain, len(samples))
 
 
 def _telephone(samples: np.ndarray, rate: int, rng: object, others: object, *, subtype: str) -> np.ndarray:
     low = soxr.resample(samples, rate, 8000)
-    return _fit(soxr.resample(_code(low, 8000, rng, others, format="WAV", subtype=subtype), 8000, rate), len(samples))
+    return fit(soxr.resample(_code(low, 8000, rng, others, format="WAV", subtype=subtype), 8000, rate), len(samples))
 
 
-def _level(samples: np.ndarray, rate: int, rng: object, others: object, *, db: float) -> np.ndarray:
+def change_level(samples: np.ndarray, rate: int, rng: object, others: object, *, db: float) -> np.ndarray:
+    """A plain gain, without clipping."""
     return samples * 10 ** (db / 20)
 
 
@@ -126,7 +128,7 @@ def _clip(samples: np.ndarray, rate: int, rng: object, others: object, *, db: fl
     return samples.clip(-limit, limit)
 
 
-def _speed(samples: np.ndarray, rate: int, rng: object, others: object, *, factor: float) -> np.ndarray:
+def change_speed(samples: np.ndarray, rate: int, rng: object, others: object, *, factor: float) -> np.ndarray:
     """As a tape that runs at another speed: pitch changes too."""
     return soxr.resample(samples, round(rate * factor), rate)
 
@@ -135,7 +137,8 @@ def _cut(samples: np.ndarray, rate: int, rng: object, others: object, *, seconds
     return samples[: round(seconds * rate)]
 
 
-def _fit(samples: np.ndarray, length: int) -> np.ndarray:
+def fit(samples: np.ndarray, length: int) -> np.ndarray:
+    """Samples cut or filled with zeros to a length."""
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
@@ -151,14 +154,12 @@ def _table() -> dict[str, Condition]:
             name = f"{kind} {value:g} {unit}".strip().replace(" ", "_")
             found.append(Condition(name, kind, value, unit, partial(change, **{option: value}), text))
 
-    add("white noise", "dB", (20, 10, 5, 0), _white, "snr", "white noise; signal-to-noise ratio of the utterance")
+    add("white noise", "dB", (20, 10, 5, 0), white_noise, "snr", "white noise; signal-to-noise ratio of the utterance")
     add("babble", "dB", (20, 10, 5, 0), _babble, "snr", f"{NUM_TALKERS} utterances of other speakers at once")
-    add(
-        "reverberation", "s", (0.3, 0.6, 1.2), _reverberate, "t60", "synthetic exponential decay; time to fall by 60 dB"
-    )
-    add("level", "dB", (-30, -20, -10, 10, 20), _level, "db", "a plain gain, without clipping")
+    add("reverberation", "s", (0.3, 0.6, 1.2), reverberate, "t60", "synthetic exponential decay; time to fall by 60 dB")
+    add("level", "dB", (-30, -20, -10, 10, 20), change_level, "db", "a plain gain, without clipping")
     add("clipping", "dB", (6, 12, 20), _clip, "db", "cut off so far below the utterance's peak")
-    add("speed", "x", (0.8, 0.9, 1.1, 1.25), _speed, "factor", "faster or slower, with its pitch")
+    add("speed", "x", (0.8, 0.9, 1.1, 1.25), change_speed, "factor", "faster or slower, with its pitch")
     add("cut", "s", (0.5, 1, 2, 4), _cut, "seconds", "its first seconds alone")
     found.append(Condition("band_8_kHz", "telephone and codecs", None, "8 kHz", _narrow, "resampled to 8 kHz and back"))
     for name, kind, subtype in (("MP3", "MP3", "MPEG_LAYER_III"), ("Opus", "OGG", "OPUS"), ("Vorbis", "OGG", "VORBIS")):

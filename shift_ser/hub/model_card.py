@@ -84,6 +84,8 @@ def run_card(
         "folds": list({result["fold"]: result for result in results["folds"]}.values()),
         "split_hash": split_hash(results),
         "command": f"{command} \\\n    --final true" if final else command,
+        "augment": settings.get("augment"),
+        "mixup": settings.get("mixup_alpha"),
         "cost": _cost(results),
         "versions": results["versions"],
     }

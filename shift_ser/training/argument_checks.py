@@ -47,12 +47,12 @@ RANGES = {
     **dict.fromkeys(("learning_rate", "adam_epsilon", "num_train_epochs", "max_seconds", "max_batch_seconds"),
                     _POSITIVE),
     **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs", "warmup_learning_rate",
-                     "min_learning_rate", "dataloader_num_workers", "neftune_noise_alpha", "focal_gamma"),
-                    _NOT_NEGATIVE),
+                     "min_learning_rate", "dataloader_num_workers", "neftune_noise_alpha", "focal_gamma",
+                     "mixup_alpha"), _NOT_NEGATIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BELOW_ONE),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
                      "eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor",
-                     "ddp_timeout"), _COUNT),
+                     "ddp_timeout", "augment_variants"), _COUNT),
     **dict.fromkeys(("seed", "data_seed", "seeds"), (0, 2**32, "[)")),
     "folds": _COUNT,
     "num_folds": (3, math.inf, "[)"),
@@ -130,6 +130,14 @@ def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
             "cache_convolutions must be left out with scenario 'feature_extraction', which keeps the frames of the"
             " whole encoder; got True"
         )
+    if run_args.mixup_alpha and problem.dimensions:
+        raise ValueError(
+            f"mixup_alpha must be 0 with problem_type {problem_type!r}: the loss of dimensions compares the values of"
+            f" a batch, and a mixed value is none that a rater gave; got {run_args.mixup_alpha:g}"
+        )
+    kept = model_args.scenario == "feature_extraction" or data_args.cache_convolutions
+    if not (run_args.augment and kept):
+        refuse_said(run_args, ["augment_variants"], reason="it counts draws of augment where frames are kept")
     if run_args.final and model_args.encoder_of_each_fold:
         raise ValueError(
             f"final must be false with an encoder for each fold, got True with encoder {model_args.encoder!r}"

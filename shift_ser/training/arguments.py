@@ -20,6 +20,7 @@ from ..model.heads import placements, variants
 from ..recipes import find_encoder, find_recipe
 from .adapters import ADAPTERS, AdapterOptions
 from .argument_checks import check_ignored, check_numbers, check_trackers
+from .augmentation import AUGMENTATIONS, PROBABILITY
 from .optimization import SCHEDULES
 from .protocols import FOLD_UNITS, PROTOCOLS, VALIDATIONS
 
@@ -248,6 +249,16 @@ class RunArguments(TrainingArguments):
         "weight of each class in the loss; balanced: utterances / (classes * utterances of the class)"
     )
     balanced_sampling: bool = _option("draw each class equally often, with replacement", False)
+    augment: list[str] | None = _option(
+        f"changes of the speech of training, each with probability {PROBABILITY:g} and a strength of its own;"
+        f" {'; '.join(f'{kind}: {entry.help}' for kind, entry in AUGMENTATIONS.items())}"
+    )
+    augment_variants: int = _option(
+        "augment where frames are kept: number of draws, which the epochs take turns with", 4
+    )
+    mixup_alpha: float = _option(
+        "mix each utterance of a training batch with another one, by a share of Beta(a, a)", 0.0
+    )
     focal_gamma: float = _option("focal loss: how much less an utterance counts that is classified surely", 0.0)
     do_train: bool = _option("fixed: evaluate_only is for scoring again", True)
     folds: list[int] | None = _option("folds to run, e.g. 1 3; default: all")
@@ -328,6 +339,9 @@ class RunArguments(TrainingArguments):
             )
         if self.balanced_sampling and (self.max_batch_seconds or self.train_sampling_strategy == "group_by_length"):
             raise ValueError("balanced_sampling must be left out with batches of utterances of like length, got True")
+        for kind in self.augment or []:
+            if kind not in AUGMENTATIONS:
+                raise ValueError(f"augment must be among {tuple(AUGMENTATIONS)}, got {kind!r}")
         if len(set(self.all_seeds)) < len(self.all_seeds):
             raise ValueError(f"seeds must differ, got {self.seeds}")
         if self.save_total_limit == 1:

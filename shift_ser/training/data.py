@@ -1,9 +1,10 @@
 """A corpus as training sees it: utterances by name, as cached frames of a frozen encoder or as waveforms."""
 
 import copy
+import math
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, PreTrainedModel
 
 from ..corpora import corpus_info, load_corpus
-from ..corpora.corpus import SAMPLING_RATE, Recording, SpeechAudio, scan_recordings
+from ..corpora.corpus import SAMPLING_RATE, Columns, Recording, SpeechAudio, scan_recordings
 from ..evaluation.predictions import Predictions
 from ..model.encoders import ENCODERS, EXACT, EncoderFamily, convolution_width
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.model_place import check_model_place
 from .arguments import DataArguments, ModelArguments
+from .augmentation import AugmentedAudio, Augmenter, EpochDataset
 from .feature_cache import FrameCache, FrameDataset, encode_dataset
 from .targets import Targets
 
@@ -71,6 +73,8 @@ class SpeechCorpus:
         self._encoder_path = model_args.encoder_path
         self._of_each_fold = getattr(model_args, "encoder_of_each_fold", False)
         self._encoded = ""
+        self._variants: tuple[FrameCache, ...] = ()
+        self._varied: tuple[Any, ...] = ()
         self._files = self._file_states()
 
     @cached_property
@@ -128,7 +132,7 @@ class SpeechCorpus:
             labels: Class names by index; all of this corpus are among them.
         """
         other = copy.copy(self)
-        other.targets, other.cache = self.targets.with_labels(labels), None
+        other.targets, other.cache, other._varied = self.targets.with_labels(labels), None, ()
         classes = datasets.ClassLabel(names=other.targets.labels)
         numbers = list(other.targets.class_of.values())
         other.dataset = self.dataset.remove_columns("label").add_column("label", numbers, feature=classes)
@@ -149,29 +153,80 @@ class SpeechCorpus:
         """
         if self.cache is None or self._encoded != name:
             self._encoded = name
-            self.cache = encode_dataset(
-                encoder,
-                self.dataset,
-                feature_extractor=self.feature_extractor,
-                cache_dir=self.data_args.cache_dir,
-                output=output,
-                dtype=self.data_args.cache_dtype,
-                encoder_dtype=self.data_args.encoder_dtype,
-                max_seconds=self.data_args.max_seconds,
-                recordings=self.recordings,
-            )
+            self.cache = self._cache_of(encoder, self.dataset, self.recordings, output=output)
 
-    def examples(self, utterances: Sequence[str]) -> Dataset:
-        """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for."""
-        longest = self.data_args.max_seconds
-        seconds = [min(self.recordings[utterance].num_samples / SAMPLING_RATE, longest) for utterance in utterances]
+    def encode_variants(
+        self, encoder: PreTrainedModel, augment: Augmenter, *, count: int, output: int | str, name: str = ""
+    ) -> None:
+        """Run what is frozen over so many draws of the changed corpus; `examples` of training take turns with them.
+
+        Args:
+            encoder: The encoder.
+            augment: What changes an utterance.
+            count: Number of the draws.
+            output: As in `encode`.
+            name: As in `encode`.
+        """
+        if self._varied != (name, augment, count):
+            columns = [
+                {"utterance": self.utterances,
+                 "audio": AugmentedAudio(self.dataset["audio"], self.utterances, augment, draw=draw)}
+                for draw in range(count)
+            ]  # fmt: skip
+            self._variants = tuple(
+                self._cache_of(encoder, column, self._changed(augment, draw), output=output)
+                for draw, column in enumerate(columns)
+            )
+            self._varied = (name, augment, count)
+
+    def _changed(self, augment: Augmenter, draw: int) -> dict[str, Recording]:
+        """The recordings of a draw, known by what they were made of: none is read for it."""
+        return {
+            name: Recording(
+                f"{recording.content_hash} {augment.recipe} {draw}", math.ceil(augment.longest(recording.num_samples))
+            )
+            for name, recording in self.recordings.items()
+        }
+
+    def _cache_of(
+        self, encoder: PreTrainedModel, columns: Columns, recordings: Mapping[str, Recording], *, output: int | str
+    ) -> FrameCache:
+        return encode_dataset(
+            encoder,
+            columns,
+            feature_extractor=self.feature_extractor,
+            cache_dir=self.data_args.cache_dir,
+            output=output,
+            dtype=self.data_args.cache_dtype,
+            encoder_dtype=self.data_args.encoder_dtype,
+            max_seconds=self.data_args.max_seconds,
+            recordings=recordings,
+        )
+
+    def examples(self, utterances: Sequence[str], *, augment: Augmenter | None = None) -> Dataset:
+        """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for.
+
+        Args:
+            utterances: Their names.
+            augment: Changes them anew in each epoch, for training; of frames, the variants take turns.
+        """
+        most, lengths = self.data_args.max_seconds, [self.recordings[name].num_samples for name in utterances]
+        longest = lengths if augment is None else [augment.longest(length) for length in lengths]
+        seconds = [min(length / SAMPLING_RATE, most) for length in longest]
         labels = [self.targets.of(utterance) for utterance in utterances]
         if self.cache is not None:
-            return FrameDataset(self.cache, utterances, labels, seconds=seconds)
+            caches = (self.cache,) if augment is None else self._variants
+            frames = [FrameDataset(cache, utterances, labels, seconds=seconds) for cache in caches]
+            if augment is None:
+                return frames[0]
+            return EpochDataset(partial(_variant, frames), like=frames[0])
         rows = self.dataset.select([self._row_of[utterance] for utterance in utterances])
-        return WaveformDataset(
-            rows, self.feature_extractor, max_samples=round(longest * SAMPLING_RATE), seconds=seconds, labels=labels
+        speech = WaveformDataset(
+            rows, self.feature_extractor, max_samples=round(most * SAMPLING_RATE), seconds=seconds, labels=labels
         )
+        if augment is None:
+            return speech
+        return EpochDataset(partial(speech.example, augment=augment), like=speech)
 
     def predictions(self, utterances: Sequence[str], outputs: torch.Tensor, *, fold: int, seed: int) -> Predictions:
         """The table of predictions of a fold's model, from its outputs `(utterances, outputs)`."""
@@ -215,10 +270,20 @@ class WaveformDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_values`, float32 `(samples,)`, or `input_features` `(time, bins)`; and `labels`."""
-        row = self.rows[index]
-        features = self.feature_extractor(row["audio"]["array"][: self.max_samples], sampling_rate=SAMPLING_RATE)
+        return self.example(index)
+
+    def example(self, index: int, *, augment: Augmenter | None = None, draw: int = 0) -> dict[str, Any]:
+        """The example of a row, its whole recording changed before it is cut where `augment` is given."""
+        samples = self.rows[index]["audio"]["array"]
+        if augment is not None:
+            samples = augment(samples, utterance=self.utterances[index], draw=draw)
+        features = self.feature_extractor(samples[: self.max_samples], sampling_rate=SAMPLING_RATE)
         name = self.feature_extractor.model_input_names[0]
         return {name: features[name][0], "labels": self.labels[index]}
+
+
+def _variant(frames: Sequence[FrameDataset], index: int, *, draw: int) -> dict[str, Any]:
+    return frames[draw % len(frames)][index]
 
 
 def _state_of(path: str) -> tuple[int, int] | None:

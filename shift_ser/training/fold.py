@@ -40,6 +40,7 @@ from ..matrix_convolution import use_matrix_convolutions
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .adapters import Adapted
 from .arguments import ModelArguments, RunArguments
+from .augmentation import AUGMENTATIONS, Augmenter, EpochDataset, TellEpoch
 from .batching import DataCollatorForShift
 from .checkpoints import last_whole_checkpoint
 from .cost import TrainingTime, count_parameters, peak_memory_mb, reset_peak_memory, training_seconds
@@ -310,11 +311,11 @@ class FoldRun:
         reset_peak_memory()
         model = self.new_model()
         model.config.update(self.corpus.targets.scale(utterances))
-        encoder, options = self.take_encoder(model), self.model_args.adapter_options
+        encoder, options = self.take_encoder(model, augment=self.augmenter), self.model_args.adapter_options
         adapted = None if options is None else Adapted(encoder, options, name=self.model_args.encoder)
         parts = {"validation": self.plan.validation, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
-        train = self.corpus.examples(utterances)
+        train = self.corpus.examples(utterances, augment=self.augmenter)
         weights = self.corpus.targets.class_weights(utterances) if self.run_args.class_weights else None
         trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs, class_weights=weights)
         with PartialState().main_process_first():
@@ -338,16 +339,30 @@ class FoldRun:
         use_matrix_convolutions(model.shift_ser.encoder)
         return model
 
-    def take_encoder(self, model: ShiftForSequenceClassification) -> torch.nn.Module:
+    @property
+    def augmenter(self) -> Augmenter | None:
+        """What changes the speech of training. It draws by the run's seed, so that all folds share kept frames."""
+        kinds = tuple(kind for kind in AUGMENTATIONS if kind in (self.run_args.augment or ()))
+        return Augmenter(kinds, self.seed) if kinds else None
+
+    def take_encoder(
+        self, model: ShiftForSequenceClassification, *, augment: Augmenter | None = None
+    ) -> torch.nn.Module:
         """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it.
 
         Layers that are not read are let go once the corpus is encoded: frames of all layers may be kept already.
+
+        Args:
+            model: Keeps its encoder where that is trained.
+            augment: Let it encode the changed corpus as well, for training.
         """
         encoder, name = model.shift_ser.encoder, self.model_args.encoder_of(self.plan.fold)
-        if model.config.freeze_encoder:
-            self.corpus.encode(encoder.to(self.run_args.device), output=model.config.encoder_output, name=name)
-        elif self.corpus.data_args.cache_convolutions:
-            self.corpus.encode(encoder.to(self.run_args.device), output="convolutions", name=name)
+        if model.config.freeze_encoder or self.corpus.data_args.cache_convolutions:
+            output = model.config.encoder_output if model.config.freeze_encoder else "convolutions"
+            self.corpus.encode(encoder.to(self.run_args.device), output=output, name=name)
+            if augment is not None:
+                count = self.run_args.augment_variants
+                self.corpus.encode_variants(encoder, augment, count=count, output=output, name=name)
         model.shift_ser.drop_unread_layers()
         if model.config.freeze_encoder:
             model.shift_ser.encoder = None
@@ -379,7 +394,11 @@ class FoldRun:
             data_collator=DataCollatorForShift(),
             targets=self.corpus.targets,
             class_weights=class_weights,
-            callbacks=[TrainingTime(), FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit")],
+            callbacks=[
+                TrainingTime(),
+                FoldProgress(self.name if refit_epochs is None else f"{self.name}, refit"),
+                *([TellEpoch(train)] if isinstance(train, EpochDataset) else []),
+            ],
         )
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 # Options of `shift-ser train` that mean nothing here.
 NOT_READ = ("refit", "seeds", "selection_metric", "evaluate_only", "baseline", "cache_dir", "cache_dtype",
             "encoder_dtype", "cache_convolutions", "push_to_hub", "label_smoothing_factor",
-            "final", "class_weights", "balanced_sampling", "focal_gamma", "other_votes")  # fmt: skip
+            "final", "class_weights", "balanced_sampling", "focal_gamma", "other_votes",
+            "augment", "augment_variants", "mixup_alpha")  # fmt: skip
 _STARTED, _ENDED = 2.0, 0.5  # temperature of the codebooks, as wav2vec 2.0 base was pretrained
 
 

@@ -15,8 +15,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from ..evaluation.metrics import score_of
-from ..model.losses import PROBLEM_TYPES, problem_loss
+from ..model.losses import PROBLEM_TYPES, classification_loss, problem_loss
 from .arguments import RunArguments
+from .augmentation import mix_up
 from .batching import BalancedSampler, LengthBatches
 from .checkpoints import is_whole, seal
 from .optimization import build_schedule, decay_parameter_names
@@ -48,21 +49,22 @@ class ShiftTrainer(Trainer):
         super().__init__(**options)
         self.schedule_epochs, self.targets, self.class_weights = schedule_epochs, targets, class_weights
         self.label_smoother = None  # the loss itself smooths, distributions as well
-        if class_weights is not None or self.args.focal_gamma > 0 or self.args.label_smoothing_factor > 0:
+        options_of_loss = (self.args.focal_gamma, self.args.label_smoothing_factor, self.args.mixup_alpha)
+        if class_weights is not None or max(options_of_loss) > 0:
             self.compute_loss_func = self._training_loss
 
     def _training_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The model's loss with what only training has: weights, smoothing, focus on what is not sure."""
-        weight = None if self.class_weights is None else self.class_weights.to(outputs.logits)
-        return problem_loss(
-            outputs.logits,
-            labels,
-            config=self.model.config,
-            num_items_in_batch=num_items_in_batch,
-            weight=weight,
-            label_smoothing=self.args.label_smoothing_factor,
-            focal_gamma=self.args.focal_gamma,
-        )
+        """The model's loss with what only training has: weights, smoothing, focus on what is not sure, mixed labels."""
+        logits, config = outputs.logits, self.model.config
+        options = {
+            "weight": None if self.class_weights is None else self.class_weights.to(logits),
+            "label_smoothing": self.args.label_smoothing_factor,
+            "focal_gamma": self.args.focal_gamma,
+        }
+        if labels.is_floating_point() and config.problem_type == "single_label_classification":
+            loss = classification_loss(logits, labels.to(logits), **options)
+            return loss if num_items_in_batch is None else loss * (len(labels) / num_items_in_batch)
+        return problem_loss(logits, labels, config=config, num_items_in_batch=num_items_in_batch, **options)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All parameters but vectors and biases."""
@@ -166,13 +168,15 @@ class ShiftTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Loss of a batch, its gradients added.
+    def training_step(self, model: torch.nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Loss of a batch, mixed up where the arguments ask for it, and its gradients added.
 
         Raises:
             FloatingPointError: If it is not finite; the Trainer would hide that in its averages.
         """
-        loss = super().training_step(*args, **kwargs)
+        if self.args.mixup_alpha > 0:
+            inputs = mix_up(inputs, alpha=self.args.mixup_alpha, classes=self.model.config.num_labels)
+        loss = super().training_step(model, inputs, *args, **kwargs)
         self._check_finite("loss", loss)
         return loss
 

@@ -53,6 +53,15 @@ def test_the_committed_cards_are_what_the_generator_writes(tmp_path):
         assert path.read_text(encoding="utf-8") == (CARDS / path.name).read_text(encoding="utf-8"), path.name
 
 
+def test_a_card_tells_how_the_speech_of_training_was_changed(results):
+    plain = run_card(results, model="./fold1")
+    assert "changed at random" not in plain and "mixed with each other" not in plain
+    results["settings"] |= {"augment": ["noise", "room"], "mixup_alpha": 0.4}
+    card = run_card(results, model="./fold1")
+    assert "The speech of training, and no other, was changed at random: noise, room." in card
+    assert "by shares of Beta(0.4, 0.4)." in card and "--augment noise room" in card
+
+
 def test_the_demo_s_card_is_written_from_its_run(finished, tmp_path):
     main(["--folder", str(tmp_path), "--demo", str(finished[0].output_dir)])
     assert (tmp_path / "shiftformer-demo-confusion.png").read_bytes().startswith(b"\x89PNG")
