@@ -25,11 +25,11 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .mutants_slips import SLIPS
+from .mutants_slips import SLIPS, Slip
 from .mutants_table import EQUIVALENT, MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -258,11 +258,11 @@ def try_mutants(copy: Copy, results: Results, args: argparse.Namespace) -> None:
             results.add(mutant, "survived" if answer == "passed" else "caught", told or answer, seconds)
 
 
-def try_slips(copy: Copy) -> int:
-    """Make the slips of the list; returns how many survive."""
-    tests = list(dict.fromkeys(f"tests/{name}" for slip in SLIPS for name in slip.tests.split()))
+def try_slips(copy: Copy, slips: Sequence[Slip]) -> int:
+    """Make slips of the list; returns how many survive."""
+    tests = list(dict.fromkeys(f"tests/{name}" for slip in slips for name in slip.tests.split()))
     limit, survived = LIMIT[0] + LIMIT[1] * copy.must_pass(tests), 0
-    for slip in SLIPS:
+    for slip in slips:
         path = copy.folder / "shift_ser" / slip.module
         source = path.read_text(encoding="utf-8")
         path.write_text(slip.made(source), encoding="utf-8")
@@ -270,7 +270,7 @@ def try_slips(copy: Copy) -> int:
         path.write_text(source, encoding="utf-8")
         survived += answer == "passed"
         print(f"{'survived' if answer == 'passed' else 'caught'}: {slip.title}: {told or answer}", flush=True)
-    print(f"slips: tried {len(SLIPS)}, caught {len(SLIPS) - survived}, survived {survived}")
+    print(f"slips: tried {len(slips)}, caught {len(slips) - survived}, survived {survived}")
     return survived
 
 
@@ -281,15 +281,17 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="places drawn from a module; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="test those once more that survived")
-    parser.add_argument("--slips", action="store_true", help="make those of the list in place of drawn ones")
+    parser.add_argument(
+        "--slips", nargs="?", const="", metavar="WORD", help="those of the list, with a word in the title"
+    )
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "mutants.jsonl", help="what is done")
     args = parser.parse_args(words)
     results = Results(args.results)
     if args.count != 0:
         with tempfile.TemporaryDirectory() as folder:
             copy = Copy(Path(folder) / "copy")
-            if args.slips:
-                return int(try_slips(copy) > 0)
+            if args.slips is not None:
+                return int(try_slips(copy, [slip for slip in SLIPS if args.slips in slip.title]) > 0)
             try_mutants(copy, results, args)
     print("\n".join(results.table()))
     return int(len(results.survived()) > 0)

@@ -96,8 +96,7 @@ def reliability_table(
     confidence, right = _top(probabilities, references)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, got {num_bins}")
-    edges = np.linspace(0, 1, num_bins + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    edges, bins = _binned(confidence, num_bins)
     table = []
     for number in range(num_bins):
         here = bins == number
@@ -137,6 +136,12 @@ def negative_log_likelihood(probabilities: np.ndarray, *, references: np.ndarray
     return float(-np.log(np.maximum(true, _TINY)).mean())
 
 
+def _binned(confidence: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Edges of the bins from 0 to 1, and in which bin each confidence is: upper edges belong to theirs."""
+    edges = np.linspace(0, 1, num_bins + 1)
+    return edges, np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+
+
 def brier_scores(probabilities: np.ndarray, *, references: np.ndarray) -> np.ndarray:
     """Squared distance of each utterance's probabilities to its label, 0 to 2, shape `(utterances,)` (Brier 1950).
 
@@ -159,8 +164,7 @@ def calibrated_error(
         `mean` and `quantile` (95 %) of the calibration error over the draws.
     """
     confidence = probabilities.max(axis=1)
-    edges = np.linspace(0, 1, num_bins + 1)
-    bins = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+    _, bins = _binned(confidence, num_bins)
     member = np.eye(num_bins)[bins]
     right = np.random.default_rng(seed).random((num_draws, len(confidence))) < confidence
     errors = abs((right - confidence) @ member).sum(axis=1) / len(confidence)

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from conftest import CASES, golden_model, tiny_model
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
@@ -111,6 +112,8 @@ def test_vectors_and_biases_do_not_decay(variant):
         assert (name in decay) == (value.ndim >= 2 and not name.endswith("bias")), name
     assert "shift_ser.masked_spec_embed" not in decay and "shift_ser.layer_weights" not in decay
     assert "classifier.weight" in decay
+    square = nn.ParameterDict({"weight": torch.ones(2, 2), "bias": torch.ones(2, 2)})
+    assert decay_parameter_names(nn.ModuleDict({"layer": square})) == ["layer.weight"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -33,7 +33,16 @@ def same_weights(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("flags", [NO_DRAWS, "--data_seed 3"], ids=["order", "dropout and masks"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        NO_DRAWS,
+        f"{NO_DRAWS} --train_sampling_strategy group_by_length",
+        f"{NO_DRAWS} --balanced_sampling true",
+        "--data_seed 3",
+    ],
+    ids=["order", "order of like length", "balanced draws", "dropout and masks"],
+)
 def test_each_seed_has_its_own_weights_and_its_own_order_and_dropout(flags, same_weights, cross_validate, tmp_path):
     """Of two seeds all but one thing is the same, by turns the order of utterances and what the model draws."""
     run = cross_validate(tmp_path, "--seeds", *SEEDS, "--folds", 1, "--num_train_epochs", 1, *flags.split())

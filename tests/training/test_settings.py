@@ -2,9 +2,10 @@ import json
 from dataclasses import fields
 
 import pytest
+from transformers import TrainingArguments
 
 from shift_ser.training.arguments import DataArguments, ModelArguments, RunArguments
-from shift_ser.training.settings import EXCEPTIONS, changed_settings, result_settings
+from shift_ser.training.settings import EXCEPTIONS, changed_settings, chosen_settings, result_settings
 
 CLASSES = (ModelArguments, DataArguments, RunArguments)
 
@@ -21,8 +22,15 @@ def test_settings_are_everything_but_the_exceptions():
     settings = settings_of()
     assert set(settings) == names - set(EXCEPTIONS)
     assert json.loads(json.dumps(settings)) == settings
-    # What was compared when the list was kept by hand, each of which changes numbers.
-    numbers = "optim seed data_seed bf16 encoder_dtype cache_dtype refit seeds lr_scheduler_type max_batch_seconds"
+    # Of our own arguments all change numbers but these, and of the Trainer's at least those below.
+    own = names - {field.name for field in fields(TrainingArguments)}
+    no_numbers = {"baseline", "cache_convolutions", "cache_dir", "corpus", "evaluate_only", "final", "folds"}
+    assert own - settings.keys() == no_numbers
+    numbers = "optim seed data_seed bf16 lr_scheduler_type lr_scheduler_kwargs learning_rate weight_decay max_grad_norm"
+    numbers += (
+        " num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps adam_beta1 adam_beta2"
+    )
+    numbers += " label_smoothing_factor train_sampling_strategy neftune_noise_alpha dataloader_drop_last"
     assert settings.keys() >= set(numbers.split())
 
 
@@ -58,3 +66,23 @@ def test_every_setting_is_compared():
 def test_where_files_lie_and_how_fast_it_goes_is_no_setting():
     moved = settings_of(corpus="elsewhere", cache_dir="there", output_dir="here", folds=[1], dataloader_num_workers=2)
     assert moved == settings_of()
+
+
+def test_what_changed_in_a_setting_of_several_parts_is_told_by_the_part():
+    there = {"plans": {"1": "b", "2": "b", "3": "b"}, "optim_args": None}
+    assert changed_settings(there, there) == []
+    assert changed_settings(there, {"plans": {"1": "a", "2": "b", "4": "b"}}) == [
+        "plans of 1: 'b' there and 'a' here",
+        "plans of 4: None there and 'b' here",
+        "plans of 3: there and not here",
+    ]
+    assert changed_settings(there, {"plans": {"1": "c", "2": "b", "3": "b"}}) == ["plans of 1: 'b' there and 'c' here"]
+    assert changed_settings(there, {"optim_args": {"1": "b"}}) == ["optim_args is None there and {'1': 'b'} here"]
+    assert changed_settings(there, {"plans": "b"}) == [f"plans is {there['plans']} there and 'b' here"]
+
+
+def test_chosen_settings_are_those_that_are_not_the_default():
+    for options in ({}, {"weight_decay": 0.1}, {"refit": True, "learning_rate": 1e-9}):
+        assert chosen_settings(settings_of(**options)) == chosen_settings(settings_of()) | options
+    assert chosen_settings({"an argument of a later release": None}) == {"an argument of a later release": None}
+    assert not {"weight_decay", "refit", "protocol"} & chosen_settings(settings_of()).keys()
