@@ -2,6 +2,10 @@
 
 python -m benchmarks.load runs/demo/fold1
 python -m benchmarks.load runs/demo/fold1 --clients 64 --waiting 32     # a queue that is too short for them
+python -m benchmarks.load runs/demo/fold1 --dtype auto                  # in bfloat16, where the machine computes in it
+
+An answer is right if its scores are those of the recording alone: within 1e-5 in float32, and within 0.01 in bfloat16,
+which rounds otherwise beside other recordings.
 """
 
 import argparse
@@ -22,7 +26,7 @@ import soundfile as sf
 
 SERVICE = Path(__file__).parents[1] / "examples" / "serve.py"
 CLIPS = 24  # different recordings
-TOLERANCE = 1e-4  # of a score
+TOLERANCE = {"torch.float32": 1e-5, "torch.bfloat16": 0.01}  # of a score
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ def clips() -> list[bytes]:
     return made
 
 
-def expected(model: str, recordings: list[bytes]) -> list[dict[str, float]]:
-    """Scores of each recording alone, by the classifier itself."""
+def expected(model: str, recordings: list[bytes], *, dtype: str) -> tuple[list[dict[str, float]], float]:
+    """Scores of each recording alone, by the classifier itself, and how far an answer may be from them."""
     from shift_ser import load_classifier
 
-    classify = load_classifier(model)
-    return [{entry["label"]: entry["score"] for entry in classify(recording)} for recording in recordings]
+    classify = load_classifier(model, dtype=dtype)
+    alone = [{entry["label"]: entry["score"] for entry in classify(recording)} for recording in recordings]
+    return alone, TOLERANCE[str(classify.model.dtype)]
 
 
 def client(port: int, number: int, recordings: list[bytes], requests: int) -> list[Answer]:
@@ -77,11 +82,11 @@ def memory(pid: int) -> tuple[float, float]:
     return now, peak
 
 
-def is_right(answer: Answer, truth: list[dict[str, float]]) -> bool:
+def is_right(answer: Answer, truth: list[dict[str, float]], tolerance: float) -> bool:
     """Whether an answer holds the scores of its recording alone."""
     scores = {entry["label"]: entry["score"] for entry in answer.content}
     wanted = truth[answer.clip]
-    return set(scores) == set(wanted) and all(abs(scores[label] - wanted[label]) <= TOLERANCE for label in wanted)
+    return set(scores) == set(wanted) and all(abs(scores[label] - wanted[label]) <= tolerance for label in wanted)
 
 
 def main() -> None:
@@ -91,13 +96,15 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=8, help="of each client")
     parser.add_argument("--waiting", type=int, default=128, help="requests that the service holds")
+    parser.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"))
     args = parser.parse_args()
     recordings = clips()
-    truth = expected(args.model, recordings)
+    truth, tolerance = expected(args.model, recordings, dtype=args.dtype)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, str(SERVICE), args.model, "--port", str(port), "--waiting", str(args.waiting)]
+    words += ["--dtype", args.dtype]
     with subprocess.Popen(words) as service:
         try:
             before = wait_for(port, service)
@@ -112,7 +119,7 @@ def main() -> None:
             service.terminate()
     answers = [answer for run in runs for answer in run]
     done = [answer for answer in answers if answer.status == 200]
-    wrong = sum(not is_right(answer, truth) for answer in done)
+    wrong = sum(not is_right(answer, truth, tolerance) for answer in done)
     rejected = sum(answer.status == 503 for answer in answers)
     waits = np.array([answer.seconds for answer in done])
     print(

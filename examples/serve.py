@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 
 from shift_ser import ShiftAudioClassificationPipeline, load_classifier
 from shift_ser.cpu import keep_freed_memory
+from shift_ser.inference.predict import DTYPES
 from shift_ser.model.pipeline_shift_ser import like_lengths
 
 logger = logging.getLogger(__name__)
@@ -152,9 +153,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--waiting", type=int, default=Limits.waiting, help="requests at a time; the next gets 503")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="in float32 a score does not depend on others")
     args = parser.parse_args()
     keep_freed_memory()
-    app = make_app(load_classifier(args.model), Limits(waiting=args.waiting))
+    app = make_app(load_classifier(args.model, dtype=args.dtype), Limits(waiting=args.waiting))
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning")
 
 
