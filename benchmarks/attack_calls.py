@@ -12,11 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 
 from shift_ser import ShiftConfig, ShiftFeatureExtractor, ShiftForSequenceClassification
 from shift_ser.inference.predict import load_classifier
-from shift_ser.model.encoders import EXACT
+from shift_ser.model.encoders import EXACT, WAVEFORM
 
 THREADS, CALLS = 8, 200  # calls of each thread
 VARIANTS = ("shiftcnn", "shiftlstm", "shiftformer")  # in turn
@@ -31,11 +37,15 @@ def attack_calls(folder: Path, seed: int, count: int | None) -> Iterator[tuple[s
         count: Calls of a thread; default: `CALLS`.
     """
     torch.set_num_threads(1)
-    kinds = [(family, norm) for family in EXACT for norm in ("layer", "group")]
-    for number, (family, norm) in enumerate(kinds):
-        classifier = _classifier(folder / family / norm, family, norm, VARIANTS[number % 3], seed)
+    kinds: list[tuple[str, Any, Any]] = [
+        (f"{family}, {norm} norm", _waveform_config(family, norm), None)
+        for family in WAVEFORM
+        for norm in ("layer", "group")
+    ]
+    kinds += [(family, *SPECTROGRAM[family]) for family in EXACT if family not in WAVEFORM]
+    for number, (name, encoder, extractor) in enumerate(kinds):
+        classifier = _classifier(folder / name, encoder, extractor, VARIANTS[number % 3], seed)
         speech = _speech(np.random.default_rng([seed, number]), THREADS * (count or CALLS))
-        name = f"{family}, {norm} norm"
         yield from _compare(f"{name}, threads", partial(_scores, classifier), speech)
         with _serve(classifier) as server:
             yield from _compare(
@@ -43,10 +53,30 @@ def attack_calls(folder: Path, seed: int, count: int | None) -> Iterator[tuple[s
             )
 
 
-def _classifier(folder: Path, family: str, norm: str, variant: str, seed: int) -> Any:
-    """A tiny random model, saved and loaded; data2vec has its norm as it has it."""
+# Of each family that reads spectrograms a tiny configuration, and the stock feature extractor that makes them.
+SPECTROGRAM = {
+    "whisper": (
+        WhisperConfig(
+            d_model=24, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=1,
+            decoder_attention_heads=2, decoder_ffn_dim=24, num_mel_bins=20, vocab_size=64, max_target_positions=16,
+            pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        ),
+        WhisperFeatureExtractor(feature_size=20),
+    ),
+    "wav2vec2-bert": (
+        Wav2Vec2BertConfig(
+            hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+            conv_depthwise_kernel_size=7,
+        ),
+        SeamlessM4TFeatureExtractor(),
+    ),
+}  # fmt: skip
+
+
+def _waveform_config(family: str, norm: str) -> Any:
+    """A tiny encoder of a family that reads waveforms; data2vec has its norm as it has it."""
     options = {"conv_pos_kernel_size": 15, "num_conv_pos_embeddings": 2} if family == "data2vec-audio" else {}
-    encoder = AutoConfig.for_model(
+    return AutoConfig.for_model(
         family, **{
             "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
             "conv_dim": (16, 16, 16), "conv_stride": (5, 8, 8), "conv_kernel": (10, 8, 8),
@@ -54,10 +84,17 @@ def _classifier(folder: Path, family: str, norm: str, variant: str, seed: int) -
             "do_stable_layer_norm": norm == "layer", **options,
         }
     )  # fmt: skip
+
+
+def _classifier(folder: Path, encoder: Any, extractor: Any, variant: str, seed: int) -> Any:
+    """A tiny random model, saved and loaded."""
     torch.manual_seed(seed)
     config = ShiftConfig.from_variant(variant, num_labels=4, encoder_config=encoder, num_attention_heads=2)
     ShiftForSequenceClassification(config).save_pretrained(folder)
-    ShiftFeatureExtractor().save_pretrained(folder)
+    if extractor is not None:
+        extractor.save_pretrained(folder / "stock")
+    made = ShiftFeatureExtractor() if extractor is None else ShiftFeatureExtractor.from_pretrained(folder / "stock")
+    made.save_pretrained(folder)
     return load_classifier(folder, dtype="float32")
 
 
