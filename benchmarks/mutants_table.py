@@ -7,9 +7,8 @@ MODULES = {
     "training/data.py": "training/test_data.py training/test_data_collator.py training/test_fold.py",
     "training/protocols.py": "training/test_protocols.py training/test_random_corpora.py",
     "training/targets.py": "training/test_targets.py",
-    "training/trainer.py": "training/test_optimization.py training/test_batching.py training/test_randomness.py"
-    " training/test_fold.py",
-    "training/fold.py": "training/test_fold.py training/test_saved_model.py",
+    "training/trainer.py": "training/test_optimization.py training/test_batching.py training/test_randomness.py",
+    "training/fold.py": "training/test_saved_model.py training/test_fold.py",
     "training/saved_model.py": "training/test_saved_model.py",
     "model/loading.py": "model/test_loading.py",
     "hub/push.py": "hub/test_push.py",
