@@ -39,20 +39,20 @@ def perceived(root: Path, subset: str) -> dict[str, dict[str, Any]] | None:
     winners = {row["FileName"].strip(): row["VoiceVote"].strip() for row in read_csv(summary, "FileName", "VoiceVote")}
     votes = _votes(root, code_of)
     return {
-        name: {"label": code_of[vote], **({"votes": votes.get(name, "")} if votes else {})}
+        name: {"label": code_of[vote], **({"votes": votes.get(name, {})} if votes else {})}
         for name, vote in winners.items()
         if vote in code_of
     }
 
 
-def _votes(root: Path, code_of: dict[str, str]) -> dict[str, str]:
-    """The votes for the voice of each recording, as `anger:7 neutral:2`."""
+def _votes(root: Path, code_of: dict[str, str]) -> dict[str, Counter[str]]:
+    """The votes for the voice of each recording."""
     path = root / "finishedResponses.csv"
     counts: dict[str, Counter[str]] = {}
     for row in read_csv(path, "clipName", "queryType", "respEmo") if path.is_file() else ():
         if row["queryType"].strip() == VOICE and row["respEmo"].strip() in code_of:
             counts.setdefault(row["clipName"].strip(), Counter())[LABELS[code_of[row["respEmo"].strip()]]] += 1
-    return {name: " ".join(f"{label}:{found[label]}" for label in sorted(found)) for name, found in counts.items()}
+    return counts
 
 
 def defects(root: Path) -> Iterator[str]:

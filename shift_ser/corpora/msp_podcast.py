@@ -1,4 +1,7 @@
-"""MSP-Podcast: `Labels/labels_consensus.csv` with `Audios/*.wav`; eight emotions, given partitions, raters' means."""
+"""MSP-Podcast: `Labels/labels_consensus.csv` with `Audios/*.wav`; eight emotions, given partitions, raters' means.
+
+Where `labels_detailed.csv` lies beside it, the raters' votes for the emotion that each heard most.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,8 +10,10 @@ from typing import Any
 
 from .corpus import CorpusInfo
 from .names import Grammar, Subset, number, read_csv
+from .votes import vote_for
 
 TABLE = "Labels/labels_con*ensus.csv"  # older releases spell it labels_concensus
+RATERS = "Labels/labels_detailed.csv"  # a row a rater
 # The names that the letters stand for are from memory; O (other) and X (no agreement) are left out.
 LABELS = {
     **{"A": "anger", "S": "sadness", "H": "happiness", "U": "surprise", "F": "fear", "D": "disgust"},
@@ -22,6 +27,7 @@ def listing(root: Path) -> Iterator[dict[str, Any]]:
     """Each row of the table of labels; an unknown speaker stays "unknown", which is nobody."""
     folder = root / ("Audios" if (root / "Audios").is_dir() else "Audio")
     columns = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
+    votes = _votes(root)
     for row in read_csv(sorted(root.glob(TABLE))[0], *columns):
         part = row["Split_Set"].strip().lower()
         yield {
@@ -32,7 +38,16 @@ def listing(root: Path) -> Iterator[dict[str, Any]]:
             "split": PARTS.get(part, part),
             **{name: number(row[f"Emo{name[:3].capitalize()}"]) for name in ("valence", "dominance")},
             "arousal": number(row["EmoAct"]),
+            **({"votes": votes.get(row["FileName"].strip(), {})} if votes else {}),
         }
+
+
+def _votes(root: Path) -> dict[str, Counter[str]]:
+    """The raters' votes for each recording; nothing without their table."""
+    path, counts = root / RATERS, dict[str, Counter[str]]()
+    for row in read_csv(path, "FileName", "EmoClass_Major") if path.is_file() else ():
+        counts.setdefault(row["FileName"].strip(), Counter())[vote_for(row["EmoClass_Major"], LABELS)] += 1
+    return counts
 
 
 def defects(root: Path) -> Iterator[str]:

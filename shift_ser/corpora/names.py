@@ -17,6 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from .check import CorpusReport, judge_recordings, listen
 from .corpus import Corpus, CorpusInfo, SpeechAudio
+from .votes import VOTES_FEATURE, votes_column
 
 _LOOKED_AT = 60  # recordings by which a folder is recognised
 _SHOWN = 3  # names in a message
@@ -57,7 +58,7 @@ class Grammar:
             groups `label` and `speaker` are needed, `sex`, `session`, `split` and `intensity` may be there.
         table: Where below the root the corpus lists its recordings, as a glob, if names do not tell.
         listing: What the table of a corpus in a folder tells: for each recording `audio` (its path), `label`,
-            `speaker`, and what else becomes a column.
+            `speaker`, and what else becomes a column; `votes` is a mapping from label to number.
         subsets: What can be read, by name; the first is the default.
         published: Recordings of each code of the default subset in the published corpus; empty if they are not known.
         total: How many recordings are published, of the default subset; 0 if it is not known.
@@ -196,7 +197,7 @@ def _dataset(rows: list[dict[str, Any]], grammar: Grammar, subset: Subset) -> Da
         if all(name in row for row in rows):
             columns[name], features[name] = [row[name] for row in rows], Value("string")
     if all("votes" in row for row in rows):
-        columns["votes"], features["votes"] = [row["votes"] for row in rows], Value("string")
+        columns["votes"], features["votes"] = [votes_column(row["votes"]) for row in rows], VOTES_FEATURE
     for name in _TARGETS:
         if all(name in row for row in rows):
             columns[name], features[name] = [row[name] for row in rows], Value("float64")

@@ -67,6 +67,29 @@ def _from_text(text: str) -> Any:
     return [{"label": label, "share": share} for label, share in (word.split(":") for word in words)]
 
 
+# The adjective that a rater chooses, and the noun that is the label.
+_NOUNS = {"angry": "anger", "sad": "sadness", "happy": "happiness", "surprised": "surprise", "fearful": "fear",
+          "afraid": "fear", "disgusted": "disgust"}  # fmt: skip
+
+
+def vote_for(word: str, labels: Mapping[str, str]) -> str:
+    """The label that a rater's word stands for.
+
+    Args:
+        word: As it stands in a table of raters.
+        labels: The label of each code; a word may be a code, too.
+
+    Returns:
+        A label, or where it is none the word in small letters.
+
+    Example:
+        >>> [vote_for(word, {"A": "anger", "N": "neutral"}) for word in ("Angry", "neutral", "A", "Other: bored")]
+        ['anger', 'neutral', 'anger', 'other: bored']
+    """
+    word = word.strip()
+    return labels.get(word) or _NOUNS.get(word.lower(), word.lower())
+
+
 def votes_column(votes: Mapping[str, float]) -> list[dict[str, Any]]:
     """Votes as a row of a column `VOTES_FEATURE`: shares that sum to 1, empty where nobody voted.
 

@@ -8,7 +8,9 @@ from media_files import media
 from test_names import LAYOUTS, TABLES, listed, tree  # noqa: F401 (fixtures)
 
 from shift_ser.corpora import CORPORA, check_corpus, corpora_table, load_corpus
+from shift_ser.corpora.votes import read_votes
 from shift_ser.training.protocols import plan_folds
+from shift_ser.training.targets import Targets
 
 FOLDERS = {"train": "train/train_splits", "dev": "dev/dev_splits_complete", "test": "test/output_repeated_splits_test"}
 MELD = {  # part: dialog, utterance, speaker, emotion
@@ -80,6 +82,43 @@ def test_enterface_s_videos_are_read_and_its_odd_files_go_to_the_right_person(tm
     assert report.ok and report.passed_over["unsegmented sessions of subject 6 (no folder `sentence`)"] == 1
 
 
+def votes_of(dataset):
+    return {name: read_votes(votes) for name, votes in zip(dataset["utterance"], dataset["votes"], strict=True)}
+
+
+def test_the_raters_of_msp_improv_vote_once_each(listed):  # noqa: F811
+    root = listed("msp-improv")
+    path = root / TABLES["msp-improv"][0]
+    said = ("w1; Neutral; Sad", "w2; Angry; ", "w2; Happy; ", "w3; Other; Bored")
+    raters = "".join(f"{words}; A:3; V:3; D:3; N:5;\n" for words in said)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], raters, *lines[2:]]))
+    votes = votes_of(load_corpus(root))
+    assert votes.pop("MSP-IMPROV-S01A-F01-P-FM01") == pytest.approx({"neutral": 1 / 3, "anger": 1 / 3, "other": 1 / 3})
+    assert list(votes.values()) == [{}]  # nobody's votes stand below the other turn
+    with pytest.raises(ValueError, match=r"votes must name one of .* in every row, 1 of 2 do not"):
+        Targets(load_corpus(root), problem_type="soft_label_classification")
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("UTD-")))
+    assert "votes" not in load_corpus(root).column_names
+
+
+def test_the_raters_of_msp_podcast_vote_where_their_table_is(listed):  # noqa: F811
+    root = listed("msp-podcast")
+    assert "votes" not in load_corpus(root).column_names
+    rows = [("0001_0008", "Neutral"), ("0001_0008", "Sad"), ("0001_0008", "N"), ("0001_0008", "Other-bored")]
+    rows += [("0002_0033", "Contempt"), ("0004_0001", "Angry"), ("0004_0001", "Angry")]
+    text = "".join(f"MSP-PODCAST_{name}.wav,w{number},{emotion},\n" for number, (name, emotion) in enumerate(rows))
+    (root / "Labels" / "labels_detailed.csv").write_text(f"FileName,Worker,EmoClass_Major,EmoClass_Second\n{text}")
+    dataset = load_corpus(root)
+    assert votes_of(dataset) == {
+        "MSP-PODCAST_0001_0008": {"neutral": 0.5, "sadness": 0.25, "other-bored": 0.25},
+        "MSP-PODCAST_0002_0033": {"contempt": 1}, "MSP-PODCAST_0004_0001": {"anger": 1},
+    }  # fmt: skip
+    targets = Targets(dataset, problem_type="soft_label_classification")
+    said = targets.of("MSP-PODCAST_0001_0008")
+    assert dict(zip(targets.labels, said.round(4), strict=True))["sadness"] == pytest.approx(1 / 3, abs=1e-4)
+
+
 def test_crema_d_as_it_was_heard(tree):  # noqa: F811
     root = tree("crema-d")
     with pytest.raises(FileNotFoundError, match=r"subset 'perceived' needs .*summaryTable\.csv"):
@@ -101,10 +140,12 @@ def test_crema_d_as_it_was_heard(tree):  # noqa: F811
     votes += ["9,1,7,1087_IWL_ANG_XX,2,F,A", "9,2,8,1001_DFA_SAD_HI,1,N,S"]
     (root / "finishedResponses.csv").write_text("\n".join(votes))
     heard = load_corpus(root, subset="perceived")
-    assert dict(zip(heard["utterance"], heard["votes"], strict=True)) == {
-        "1087_IWL_ANG_XX": "anger:1 disgust:2",
-        "1001_DFA_SAD_HI": "neutral:1",
+    assert votes_of(heard) == {
+        "1087_IWL_ANG_XX": pytest.approx({"anger": 1 / 3, "disgust": 2 / 3}),
+        "1001_DFA_SAD_HI": {"neutral": 1},
     }
+    joined = load_corpus(root, subset="perceived", labels={"upset": ["disgust"]})
+    assert votes_of(joined)["1087_IWL_ANG_XX"] == pytest.approx({"anger": 1 / 3, "upset": 2 / 3})
     assert len(load_corpus(root)) == 3  # the intended labels
 
 
@@ -148,7 +189,11 @@ def test_the_check_tells_what_is_known_of_names(name, damage, told, tree):  # no
         ("msp-podcast", ["spelt labels_concensus.csv", "1 recording(s) of unknown speakers", "not read: 1 of test2"]),
         (
             "msp-improv",
-            ["1 label line(s) have NaN", "1 turn(s) list a rater more than once", "1 label line(s) are not"],
+            [
+                "1 label line(s) have NaN",
+                "1 turn(s) list a rater more than once: the first",
+                "1 label line(s) are not",
+            ],
         ),
     ],
 )
