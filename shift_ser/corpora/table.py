@@ -28,6 +28,10 @@ TARGETS = ("valence", "arousal", "dominance")
 COLUMNS = ("audio", "label", "speaker", "utterance", *OPTIONAL, "votes", *TARGETS)
 UNKNOWN = "unknown"  # what `speakers` says where nobody knows them
 _SHOWN = 3  # names in a message
+_SCRIPT = (
+    "must be files or a table, not a loading script, which the package datasets runs no more: take a copy in Parquet"
+    " (on the Hub, often `--revision refs/convert/parquet`), or write a table of its recordings"
+)
 
 
 @dataclass
@@ -179,6 +183,8 @@ def _open_folder(folder: Path, *, split: str | None) -> _Source:
     for suffix in TABLES:
         if (table := folder / f"metadata{suffix}").is_file():
             return _Source(folder.name, _read_table(table), folder)
+    if (script := folder / f"{folder.name}.py").is_file():
+        raise ValueError(f"corpus {str(folder)!r} {_SCRIPT}, got {script.name}")
     files = sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in AUDIO_FILES)
     files = [path for path in files if not path.name.startswith("._")]
     if not files:
@@ -241,6 +247,8 @@ def _open_hub(name: str, *, split: str | None, revision: str | None) -> _Source:
     except (ConnectionError, datasets.exceptions.DatasetGenerationError) as error:
         raise ConnectionError(f"{told} it cannot be read, the Hub is out of reach: {_line(error)}") from error
     except (RuntimeError, ValueError) as error:  # a loading script, an unknown split or configuration
+        if "scripts are no longer supported" in str(error):
+            raise ValueError(f"{told} {_SCRIPT}, got: {_line(error)}") from error
         raise ValueError(f"{told} it cannot be loaded: {_line(error)}") from error
     return _of_dataset(_one(loaded, split), name=name.rpartition("/")[2], folder=Path.cwd())
 

@@ -188,6 +188,18 @@ def test_one_speaker_and_broken_files_are_refused(folder):
         load_corpus(Dataset.from_list([{"audio": 3, "label": "x"}]))
 
 
+def test_a_data_set_made_by_a_loading_script_is_one_line(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "audio").mkdir(parents=True)
+    sf.write(folder / "audio" / "a.wav", np.zeros(100), 16000)
+    (folder / "mine.py").write_text("import datasets\n\nclass Mine(datasets.GeneratorBasedBuilder):\n    pass\n")
+    with pytest.raises(ValueError, match=r"not a loading script, .* or write a table .*, got mine\.py$") as error:
+        load_corpus(folder)
+    assert "\n" not in str(error.value)
+    with pytest.raises(RuntimeError, match="scripts are no longer supported"):  # what is told of one on the Hub
+        datasets.load_dataset(str(folder))
+
+
 def test_a_data_set_of_the_hub_while_the_hub_is_out_of_reach_is_one_line():
     with pytest.raises(
         (ConnectionError, FileNotFoundError), match="'nobody/nothing' is not a file or folder here"
