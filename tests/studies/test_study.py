@@ -225,7 +225,7 @@ def test_the_studies_of_the_examples_hold_possible_grids(path, encoder, small_co
             part["encoder_layer"] = 1 if part is study["base"] else [0, 1, 2]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     plan = plan_study(tmp_path / "study.yaml")
-    assert len(plan.cells) > 5 and not plan.impossible and plan.varied
+    assert len(plan.cells) > 3 and not plan.impossible and plan.varied
 
 
 # The run
