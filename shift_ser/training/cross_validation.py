@@ -127,9 +127,21 @@ class CrossValidation:
         known = [plan.fold for plan in self.plans]
         if not set(run_args.folds or []) <= set(known):
             raise ValueError(f"folds must be among {known}, got {run_args.folds}")
+        self._check_classes()
         self.fold_runs = self._fold_runs()
         self.final = FinalRun.after(self.fold_runs[0], folder=self.output_dir / FINAL)
         self.failed: list[dict[str, Any]] = []
+
+    def _check_classes(self) -> None:
+        """Refuse a fold whose models could never learn a class that they are scored on."""
+        for plan in self.plans:
+            asked = not self.run_args.folds or plan.fold in self.run_args.folds
+            if asked and (absent := self.corpus.targets.absent_from(plan.train)):
+                raise ValueError(
+                    f"every class must be in the training part of every fold, but that of fold {plan.fold} (protocol"
+                    f" {self.run_args.protocol}, test {plan.test_group}) has no {absent[0]!r}: --exclude {absent[0]},"
+                    " or divide the corpus otherwise"
+                )
 
     def _choose_units(self) -> None:
         """Settle by the corpus who tests and who selects, where nobody said it, and tell."""

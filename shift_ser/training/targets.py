@@ -172,13 +172,22 @@ class Targets:
         Raises:
             ValueError: If a class is in none of the utterances.
         """
-        first = len(self.outputs) - len(self.dimensions)
-        rows = [self._shares[name] if self._shares else np.eye(first)[self.class_of[name]] for name in utterances]
-        counts = np.sum(rows, axis=0)
+        counts = self._counts(utterances)
         for name, count in zip(self.outputs, counts, strict=False):
             if count == 0:
                 raise ValueError(f"class_weights must have every class in the training set, it has no {name!r}")
-        return torch.tensor(counts.sum() / (first * counts), dtype=torch.float32)
+        return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+
+    def absent_from(self, utterances: Sequence[str]) -> list[str]:
+        """The labels that none of these utterances has; of soft labels, that nobody voted for."""
+        return [name for name, count in zip(self.labels, self._counts(utterances), strict=False) if count == 0]
+
+    def _counts(self, utterances: Sequence[str]) -> np.ndarray:
+        """Utterances of each class, or the sum of their shares; none for dimensions alone."""
+        if not self.labels:
+            return np.zeros(0)
+        one_hot = np.eye(len(self.labels))
+        return np.sum([self._shares[name] if self._shares else one_hot[self.class_of[name]] for name in utterances], 0)
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ def crossed(small_corpus, own_corpus, encoder, tmp_path_factory):
         "labels": ["happy=glad"], "output_dir": str(folder / "out"),
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    words = ("cross", "--recipe", folder / "recipe.yaml", small_corpus, own_corpus, "--num_folds", 3,
+    words = ("cross", "--recipe", folder / "recipe.yaml", small_corpus, own_corpus, "--num_folds", 5,
              "--protocol", "speaker_groups")  # fmt: skip
     return words, folder / "out", command_line(*words)
 
@@ -80,7 +80,7 @@ def test_the_other_corpus_is_scored_by_the_models_of_all_folds(crossed, small_co
     """The two hold the same speech: each fold's model says of its own test set what it said in its own corpus."""
     _, out, told = crossed
     there = Predictions.read(out / "cross" / f"{small_corpus.name}_on_own.csv.csv")
-    assert len(there) == 3 * 30 and there.count("fold") == 3
+    assert len(there) == 5 * 30 and there.count("fold") == 5
     assert f"hold, so that these scores are too high: {small_corpus.name} and own.csv: 30" in told.stdout
     names = []
     for corpus in (small_corpus, own_corpus):

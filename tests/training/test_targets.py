@@ -198,6 +198,28 @@ def test_bad_targets_are_one_line(problem_type, columns, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_class_that_a_fold_cannot_learn_is_told_before_anything_is_made(cross_validate, small_corpus, tmp_path):
+    rows = load_corpus(small_corpus)
+    labels = ["bored" if row < 6 else "calm" if row % 2 else "glad" for row in range(len(rows))]
+    frame = {name: rows[name] for name in ("utterance", "speaker", "session", "dialog")}
+    frame |= {"audio": rows.data.column("audio").to_pylist(), "label": labels}
+    table = pd.DataFrame(frame)
+    assert set(table["session"][table["label"] == "bored"]) == {1}
+    table.to_csv(tmp_path / "own.csv", index=False)
+    for fold in (1, 5):  # session 1 is its test set, and its validation set
+        with pytest.raises(
+            ValueError, match=rf"that of fold {fold} \(protocol test_blind, test session {fold}\) has no"
+        ):
+            cross_validate(tmp_path / "out", "--folds", fold, corpus=tmp_path / "own.csv")
+    with pytest.raises(ValueError, match="has no 'bored': --exclude bored, or divide"):
+        cross_validate(tmp_path / "out", corpus=tmp_path / "own.csv")
+    cross_validate(tmp_path / "out", "--folds", 2, 3, 4, corpus=tmp_path / "own.csv")
+    cross_validate(tmp_path / "out", "--exclude", "bored", corpus=tmp_path / "own.csv")
+    assert not (tmp_path / "out").exists()
+    table.assign(votes=[f"{label}:2 bored:1" for label in labels]).to_csv(tmp_path / "voted.csv", index=False)
+    cross_validate(tmp_path / "out", "--problem_type", "soft_label_classification", corpus=tmp_path / "voted.csv")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -205,6 +227,10 @@ def test_bad_targets_are_one_line(problem_type, columns, message):
         (["--problem_type", "regression", "--selection_metric", "wa"], "selection_metric must be one of"),
         (["--selection_metric", "ccc"], "selection_metric must be one of"),
         (["--other_votes", "true"], "other_votes must be left out"),
+        (
+            ["--problem_type", "multi_task", "--other_votes", "true"],
+            "other_votes must be left out with problem_type 'multi_task', which reads no votes",
+        ),
         (["--dimensions", "valence"], "dimensions must be left out"),
         (["--focal_gamma", "-1"], "focal_gamma must be at least 0"),
         (["--balanced_sampling", "true", "--max_batch_seconds", "90"], "balanced_sampling must be left out"),
