@@ -76,7 +76,8 @@ IEMOCAP = CorpusInfo(
         " or children's speech and in other languages. Labels are majorities of raters who often disagreed; utterances"
         " without one, and all other emotions, were left out, so that everything heard gets one of the four labels."
         " Training hears only the beginning of a long utterance. Scores differ from session to session."
-        " Probabilities were not calibrated; differences between groups of speakers were not measured."
+        " Probabilities are as the model gives them, unless `calibrated=True` asks for its fitted temperature, if it"
+        " has one. Differences between groups of speakers are not on this card."
     ),
 )
 

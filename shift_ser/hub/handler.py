@@ -39,12 +39,12 @@ class EndpointHandler:
         """Classify one recording.
 
         Args:
-            data: `inputs`: the bytes of a file in any format that libsndfile reads, the same in base64, or a dict of
-                `array`, a list of samples of full scale 1, and its `sampling_rate`. `parameters`, which may be left
-                out: `top_k`, `calibrated` and `allow_truncated`, as for the pipeline.
+            data: `inputs`: the bytes of a file in any format that libsndfile reads (or PyAV, where it is installed),
+                the same in base64, or a dict of `array`, a list of samples of full scale 1, and its `sampling_rate`.
+                `parameters`, which may be left out: `top_k`, `calibrated` and `allow_truncated`, as for the pipeline.
 
         Returns:
-            `label` and `score` of the likeliest classes.
+            `label` and `score` of the likeliest classes, then of each dimension, as the pipeline gives them.
 
         Raises:
             ValueError: If the request is none of these, or the recording is not audio, cut, empty or too long. An
