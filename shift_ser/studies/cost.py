@@ -236,7 +236,7 @@ def cost_text(plans: Mapping[str, StudyPlan], *, measure: bool = False) -> str:
     if measure:
         lines.append(
             f"hours: from {_TIMED} steps of each kind of model on this machine, on noise of full length, one run at a"
-            " time; without the pass of frozen encoders and without baselines"
+            " time; without the pass of frozen encoders, reading or augmenting speech, and baselines"
         )
     return "\n".join(["to be run:", *lines])
 
