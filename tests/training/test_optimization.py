@@ -186,6 +186,21 @@ def test_epochs_are_counted_in_optimizer_steps(tmp_path, size, accumulation, ste
     assert rates == pytest.approx(last)
 
 
+def test_a_training_that_stops_early_has_the_schedule_of_the_whole_one(tmp_path):
+    whole, short = make_trainer(tmp_path, num_train_epochs=6), make_trainer(tmp_path, num_train_epochs=1)
+    short.schedule_epochs = 6
+    taken = []
+    for trainer, steps in ((whole, 30), (short, 5)):
+        trainer.create_optimizer()
+        schedule = trainer.create_scheduler(num_training_steps=steps)
+        taken.append([])
+        for _ in range(12):
+            taken[-1].append(schedule.get_last_lr()[0])
+            trainer.optimizer.step()
+            schedule.step()
+    assert taken[0] == taken[1] and len(set(taken[0])) > 10
+
+
 def test_stock_schedule(tmp_path):
     trainer = make_trainer(tmp_path, schedule="transformers", lr_scheduler_type="constant")
     trainer.create_optimizer()
