@@ -104,7 +104,14 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 @click.option("--labels", help="Labels that come into question, with commas between: their scores sum to 1.")
 @click.option("--abstain", type=float, default=0.0, help="Score below which a recording gets no label, such as 0.6.")
 @click.option("--allow-truncated", is_flag=True, help="Read recordings that are cut as far as they go.")
-@click.option("--output", help="CSV file to write, or to go on with, instead of printing.")
+@click.option(
+    "--output", help="CSV file to write, or to go on with, instead of printing; with ray a folder of Parquet."
+)
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="ray: the workers of a Ray cluster (RAY_ADDRESS), else of this machine; FILES may be addresses such as s3://...",
+)  # fmt: skip
+@click.option("--workers", type=int, help="With ray: processes that hold a model. Default: one for each CPU or GPU.")
 @click.option("--embeddings", help="npz file to write with one vector for each recording, instead of labels.")
 @click.option(
     "--embedding-of", type=click.Choice(["head", "encoder"]), default="head", show_default=True,
@@ -116,7 +123,8 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 )  # fmt: skip
 def predict(
     files: Sequence[str], model: str, dtype: str, calibrated: bool, labels: str | None, abstain: float,
-    allow_truncated: bool, output: str | None, embeddings: str | None, embedding_of: str, pooling: str,
+    allow_truncated: bool, output: str | None, engine: str, workers: int | None, embeddings: str | None,
+    embedding_of: str, pooling: str,
 ) -> None:  # fmt: skip
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
@@ -127,22 +135,32 @@ def predict(
     Example:  shift-ser predict --model runs/demo/fold1 one.wav two.flac
               shift-ser predict --model runs/demo/fold1 recordings/ --output scores.csv
               shift-ser predict --model runs/demo/fold1 recordings/ --embeddings vectors.npz
+              shift-ser predict --model org/name s3://bucket/calls --engine ray --output s3://bucket/scores
     """
+    if (engine == "ray" and (output is None or embeddings is not None)) or (engine == "local" and workers is not None):
+        raise click.UsageError("--engine ray must stand with --output and without --embeddings, --workers with ray")
     if embeddings is not None and (output is not None or labels is not None or abstain or calibrated):
         raise click.UsageError("--embeddings must stand without --output, --labels, --abstain and --calibrated")
     from ..inference.predict import find_recordings, load_classifier
     from ..model.speech_input import printable
 
     quiet(logging.WARNING)
+    loading: dict[str, Any] = {"dtype": dtype, "calibrated": calibrated, "allow_truncated": allow_truncated}
     with from_folder_or_hub("--model", model):
-        classifier = load_classifier(model, dtype=dtype, calibrated=calibrated, allow_truncated=allow_truncated)
+        classifier = load_classifier(model, **loading)
+    narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}
+    name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
+    name += f" abstaining below {abstain:g}" if abstain else ""
+    if engine == "ray":
+        assert output is not None
+        _on_cluster(files, output, (model, loading, narrow), classifier.model.config, name, workers)
+        return
     skipped: dict[str, str] = {}
     paths = list(find_recordings(files, skipped=skipped))
     for path, why in skipped.items():
         click.echo(f"skipped: {printable(path)} ({why})", err=True)
     if not paths:
         raise Failed(f"no audio files in {', '.join(files)}")
-    narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}
     if embeddings is not None:
         from ..inference.embeddings import write_embeddings
 
@@ -150,12 +168,34 @@ def predict(
     elif output is None:
         failed = list(_show(classifier, paths, **narrow))
     else:
-        name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
-        name += f" abstaining below {abstain:g}" if abstain else ""
         failed = list(_write(classifier, paths, output, name, **narrow))
     if failed:
         verb = "classified" if embeddings is None else "read"
         raise Failed("\n".join([f"could not be {verb}:", *(f"{each.name}: {each.error}" for each in failed)]))
+
+
+def _on_cluster(
+    files: Sequence[str], output: str, model: tuple[Any, ...], config: Any, name: str, workers: int | None
+) -> None:
+    """Write rows of Parquet by Ray; fail where recordings could not be classified, which are rows too."""
+    from ..inference.cluster import ClusterModel, classify_on_cluster, find_anywhere
+
+    recordings = list(dict.fromkeys(recording for place in files for recording in find_anywhere(place)))
+    if not recordings:
+        raise Failed(f"no audio files in {', '.join(files)}")
+    loaded = ClusterModel(*model)
+    labels = _columns(config, **loaded.narrow)
+    failed = classify_on_cluster(recordings, output, loaded, labels=labels, name=name, workers=workers)
+    if failed:
+        told = [f"{recording}: {error}" for recording, error in failed.items()]
+        raise Failed("\n".join(["could not be classified, and have a row with the error:", *told]))
+
+
+def _columns(config: Any, **narrow: Any) -> list[str]:
+    """The labels that come into question, and the dimensions."""
+    from ..inference.predict import chosen_labels
+
+    return [*chosen_labels(config, **narrow), *(config.dimensions or [])]
 
 
 def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]:
@@ -175,11 +215,9 @@ def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **nar
     """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
     from tqdm import tqdm
 
-    from ..inference.predict import ScoreFile, chosen_labels, classify_recordings
+    from ..inference.predict import ScoreFile, classify_recordings
 
-    config = classifier.model.config
-    labels = [*chosen_labels(config, **narrow), *(config.dimensions or [])]
-    with ScoreFile(output, labels=labels, model=model) as file:
+    with ScoreFile(output, labels=_columns(classifier.model.config, **narrow), model=model) as file:
         todo = [path for path in paths if path not in file.done]
         bar = tqdm(
             classify_recordings(classifier, todo, **narrow),

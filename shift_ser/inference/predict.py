@@ -27,7 +27,7 @@ from .batches import Done, in_batches
 
 logger = logging.getLogger(__name__)
 
-_SCORE = "score_"
+SCORE = "score_"
 BFLOAT16_BOUND = 0.1  # most that bfloat16 may change a logit, as a share of how far logits lie apart (at least 1)
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -318,7 +318,7 @@ class ScoreFile:
         self.path, self.labels, self.model = Path(path), list(labels), model
         self.done: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        header = ["recording", "label", *(_SCORE + label for label in self.labels), "model"]
+        header = ["recording", "label", *(SCORE + label for label in self.labels), "model"]
         whole = self._read(header) if self.path.exists() else 0
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         self._file.truncate(whole)
