@@ -84,7 +84,8 @@ def evaluate_dialogs(
         **options: Others of `timeline`.
 
     Returns:
-        For each length, and for the times of the labels in place of windows, a row for each fold and one for all:
+        For each length (of models trained with `frame_labels` once with scores of windows and once with scores of their
+        frames), and for the times of the labels in place of windows, a row for each fold and one for all:
         `setting`, `fold` (a number or `all`), `scores` (see `DialogTime.scores`).
 
     Raises:
@@ -96,7 +97,8 @@ def evaluate_dialogs(
     counted: dict[str, dict[Any, DialogTime]] = {}
     for fold, classifier, known, heard in _folds(run, results, dialogs):
         labels = model_classes(classifier.model.config)
-        for setting, given in _settings(chunk_lengths_s, step):
+        frames = getattr(classifier.model.config, "frame_labels", False)
+        for setting, given in _settings(chunk_lengths_s, step, frames=frames):
             time = counted.setdefault(setting, {}).setdefault(fold, DialogTime(labels))
             for dialog in heard:
                 _score(classifier, dialog, known, time, {**options, **given}, turns=setting == TURNS)
@@ -110,9 +112,13 @@ def evaluate_dialogs(
     return rows
 
 
-def _settings(chunk_lengths_s: Sequence[float], step: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def _settings(chunk_lengths_s: Sequence[float], step: float, *, frames: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Windows of each length, of a model of frame labels with scores of windows and of frames, and given turns."""
     for length in chunk_lengths_s:
-        yield f"{length:g} s every {step * length:g} s", {"chunk_length_s": length, "step_s": step * length}
+        name, window = f"{length:g} s every {step * length:g} s", {"chunk_length_s": length, "step_s": step * length}
+        yield name, {**window, "frame_scores": False}
+        if frames:
+            yield f"frames of {name}", {**window, "frame_scores": True}
     yield TURNS, {}
 
 

@@ -154,7 +154,8 @@ class _Scored:
         self.classifier, self.options = classifier, options
         self.labels = require_labels(classifier.model.config, "a timeline")
         self.windows: list[Window] = []
-        self.scores: list[list[float]] = []
+        self.scores: list[np.ndarray] = []
+        self.of_frames = options.frame_scores and getattr(classifier.model.config, "frame_labels", False)
         _, _, given = classifier._sanitize_parameters(top_k=None, calibrated=calibrated)
         self._postprocess = {**classifier._postprocess_params, **given}
 
@@ -172,16 +173,21 @@ class _Scored:
             window_length=_AHEAD * seconds,
         )
         for _, batch in batches:
-            found = self.classifier.classify_batch([samples for _, samples in batch], **self._postprocess)
-            for (window, _), entries in zip(batch, found, strict=True):
-                scores = {entry["label"]: entry["score"] for entry in entries}
-                self.windows.append(window)
-                self.scores.append([scores[label] for label in self.labels])
+            self.windows += [window for window, _ in batch]
+            self.scores += self._of_batch([samples for _, samples in batch])
 
-    def of_region(self, number: int) -> tuple[list[Window], np.ndarray]:
-        """A region's windows and their scores `(windows, labels)`."""
+    def _of_batch(self, speech: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Scores of each window `(labels,)`, or of the model's frames in it `(frames, labels)`."""
+        if self.of_frames:
+            return self.classifier.frame_scores(speech, calibrated=self._postprocess.get("calibrated", False))
+        found = self.classifier.classify_batch(speech, **self._postprocess)
+        told = [{entry["label"]: entry["score"] for entry in entries} for entries in found]
+        return [np.array([scores[label] for label in self.labels]) for scores in told]
+
+    def of_region(self, number: int) -> tuple[list[Window], list[np.ndarray]]:
+        """A region's windows and their scores."""
         rows = self._rows.get(number, [])
-        return [self.windows[row] for row in rows], np.array([self.scores[row] for row in rows])
+        return [self.windows[row] for row in rows], [self.scores[row] for row in rows]
 
     @cached_property
     def _rows(self) -> dict[int, list[int]]:
@@ -227,7 +233,7 @@ def frame_places(start: int, end: int, *, frame: int) -> np.ndarray:
     return np.stack([starts, np.minimum(starts + frame, end)], axis=1)
 
 
-def overlap(places: np.ndarray, windows: Sequence[Window], scores: np.ndarray) -> np.ndarray:
+def overlap(places: np.ndarray, windows: Sequence[Window], scores: Sequence[np.ndarray]) -> np.ndarray:
     """Scores of frames: the mean of those of the windows over a frame's middle, weighted by how near is theirs.
 
     The weight falls from 1 in the middle of a window to 0 at its ends.
@@ -235,16 +241,20 @@ def overlap(places: np.ndarray, windows: Sequence[Window], scores: np.ndarray) -
     Args:
         places: Of the frames, shape `(frames, 2)`; a window is over the middle of each.
         windows: Windows, in any order.
-        scores: Of the windows, shape `(windows, labels)`.
+        scores: Of each window `(labels,)`, or of the model's frames in it `(model frames, labels)`: then of the one at
+            the middle.
 
     Returns:
         Shape `(frames, labels)`.
     """
     middles = places.mean(axis=1)
-    total, weights = np.zeros((len(places), scores.shape[1])), np.zeros((len(places), 1))
+    total, weights = np.zeros((len(places), scores[0].shape[-1])), np.zeros((len(places), 1))
     for window, row in zip(windows, scores, strict=True):
         first, last = np.searchsorted(middles, [window.start, window.end])
         half = (window.end - window.start) / 2
+        if row.ndim == 2:
+            within = (middles[first:last] - window.start) / (2 * half)
+            row = row[np.minimum((within * len(row)).astype(int), len(row) - 1)]
         weight = 1 - np.abs(middles[first:last, None] - window.start - half) / half
         total[first:last] += weight * row
         weights[first:last] += weight

@@ -23,6 +23,8 @@ class TimelineOptions:
         min_speech_s: Shortest stretch of speech that is kept.
         smoothing_s: Frames' scores are averaged over so long; 0: as they are.
         min_duration_s: Shortest segment; a shorter one joins the longer of its neighbours, unless silence is around it.
+        frame_scores: Whether a model that was trained with `frame_labels` tells the scores of each of its frames, in
+            place of one for each window.
         batch_seconds: Seconds in a batch with its padding, as for `classify_recordings`.
     """
 
@@ -36,6 +38,7 @@ class TimelineOptions:
     min_speech_s: float = 0.25
     smoothing_s: float = 0.0
     min_duration_s: float = 0.5
+    frame_scores: bool = True
     batch_seconds: float = 15.0
 
     def __post_init__(self) -> None:

@@ -140,8 +140,7 @@ class ShiftConfig(SavedConfig):
         head_type: `linear`, `cnn`, `lstm` or `transformer`: a key of `HEADS`.
         shift_placement: Where in a block the shift sits. `none`; `in_place`: the block's whole input is shifted;
             `residual`: only the shortcut around convolution or attention is; `replace`: the shift stands instead of
-            attention, its shortcut and its norm. `linear` takes only `none`, `cnn` all but `replace`, `lstm` only
-            `none` and `in_place`, `transformer` all.
+            attention, its shortcut and its norm. Which of them a head takes is in `HEADS`.
         shift_proportion: Share of the channels moved **per direction** (`1 / n_div` in the authors' code).
         shift_direction: `forward` (delay) or `bidirectional` (delay and advance).
         shift_stride: Frames (20 ms each) to move by.
@@ -160,11 +159,10 @@ class ShiftConfig(SavedConfig):
         encoder_layer: What the head reads of the encoder. A number takes its `hidden_states[encoder_layer]`: 0 is the
             input of its first layer (positional convolution included), N the output of layer N; what lies above is
             not run. `feature_projection` takes its projected features, which come before the positional convolution
-            and attention: each frame depends on its own 25 ms of speech (and, with `feat_extract_norm="group"`, on
-            the scale of the utterance). Default: its `last_hidden_state`. In encoders with
-            `do_stable_layer_norm=True` (most large ones: pre-norm) a final norm follows the last of N layers, so
-            there `encoder_layer=N` is the last frames **before** that norm, on another scale; in the others the two
-            are equal.
+            and attention: each frame depends on its own 25 ms of speech (and, with `feat_extract_norm="group"`, on the
+            utterance's scale). Default: its `last_hidden_state`. In encoders with `do_stable_layer_norm=True` (most
+            large ones: pre-norm) a final norm follows the last of N layers, so there `encoder_layer=N` is the last
+            frames **before** that norm, on another scale; in the others the two are equal.
         mask_time_prob: SpecAugment on the encoder's frames, in training only: share of frames under time masks.
         mask_time_length: Frames in one time mask. Time masks are skipped in batches that are shorter.
         mask_time_min_masks: Least number of time masks.
@@ -191,6 +189,8 @@ class ShiftConfig(SavedConfig):
         dimension_stds: Standard deviation of each dimension in the training set, by which they are multiplied before.
         temperature: What divides logits where calibrated scores are asked for (`pipeline(..., calibrated=True)`),
             fitted on a validation set; nothing else reads it. `None`: never fitted.
+        frame_labels: Each frame is trained to tell the label, on joined utterances; timelines then take frames' scores.
+            An utterance's logits are the mean of its frames' either way: the classifier is linear.
         **options: Those of `SavedConfig`, the names of the classes among them.
 
     Raises:
@@ -240,6 +240,7 @@ class ShiftConfig(SavedConfig):
     dimension_means: list[float] | None = None
     dimension_stds: list[float] | None = None
     temperature: float | int | None = None
+    frame_labels: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in what was left open: the encoder's configuration and the settings published for the head type."""
@@ -384,9 +385,8 @@ class ShiftConfig(SavedConfig):
             raise ValueError(
                 f"unfreeze_layers must be None with freeze_encoder (feature extraction), got {self.unfreeze_layers}"
             )
-        read = self.encoder_config.num_hidden_layers
-        if self.encoder_layer is not None:
-            read = 0 if self.encoder_layer == FEATURE_PROJECTION else self.encoder_layer
+        named = {None: self.encoder_config.num_hidden_layers, FEATURE_PROJECTION: 0}
+        read = named.get(self.encoder_layer, self.encoder_layer)
         if not 1 <= self.unfreeze_layers <= read:
             raise ValueError(
                 f"unfreeze_layers must be from 1 to the {read} layers of the encoder that are read, got"
@@ -454,7 +454,9 @@ class ShiftConfig(SavedConfig):
             )
 
     def validate_dimensions(self) -> None:
-        """Dimensions are the last outputs of the classifier, all of them in a regression."""
+        """Dimensions are the last outputs of the classifier, all of them in a regression; frames have labels alone."""
+        if self.frame_labels and self.problem_type != "single_label_classification":
+            raise ValueError(f"frame_labels must be False with problem_type {self.problem_type!r}, got True")
         problem, names = self.problem, list(self.id2label.values())
         if not problem.dimensions:
             if self.dimensions:

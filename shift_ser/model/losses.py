@@ -63,6 +63,17 @@ def to_scale(outputs: torch.Tensor, config: Any) -> torch.Tensor:
     return torch.cat([logits, values], dim=-1) if logits.shape[-1] else values
 
 
+def labelled_frames(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of the frames that have a label, shapes `(frames, classes)` and `(frames,)`.
+
+    Args:
+        logits: Shape `(batch, time, classes)`.
+        labels: Class numbers `(batch, time)`, -100 where there is none.
+    """
+    labels = labels.to(logits.device)
+    return logits[labels >= 0], labels[labels >= 0]
+
+
 def concordance(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     r"""Concordance correlation coefficient of each column (CCC, Lin 1989), shape `(columns,)`.
 

@@ -29,7 +29,7 @@ from .encoders import (
 )
 from .heads import HEADS, ShiftHead
 from .loading import LoadableModel
-from .losses import problem_loss, to_scale
+from .losses import labelled_frames, problem_loss, to_scale
 from .model_place import check_model_place  # noqa: F401
 from .pipeline_shift_ser import ShiftAudioClassificationPipeline  # noqa: F401
 from .speech_input import load_speech  # noqa: F401
@@ -364,6 +364,7 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         output_hidden_states: bool | None = None,
         extract_features: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
+        output_frame_logits: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify utterances; the arguments of `ShiftModel.forward`, and `labels`.
@@ -373,16 +374,17 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
             attention_mask: 1 on speech, 0 on padding, over samples or over frames, whichever is given.
             encoder_hidden_states: Frames of an encoder that has been run before, `(batch, time, channels)`.
             labels: Adds the `loss` of `problem_type`: class indices `(batch,)`, or floats `(batch, num_labels)` (see
-                `problem_loss`).
+                `problem_loss`). With `frame_labels` also class indices `(batch, time)`, -100 where there is none.
             output_attentions: Also return the probabilities of the head's attention blocks.
             output_hidden_states: Also return the head's input and every block's output.
             extract_features: Output of the encoder's convolutions, `(batch, time, conv_channels)`.
             input_features: The spectrogram that some encoders read, `(batch, time, bins)`.
+            output_frame_logits: Give the logits of frames, not those of utterances. Default: if labels are of frames.
             **kwargs: Handed to the loss (the Trainer's `num_items_in_batch`).
 
         Returns:
             `logits` `(batch, num_labels)`, for dimensions their values, and `loss`, `hidden_states`, `attentions` if
-            asked for.
+            asked for; `logits` of frames `(batch, time, num_labels)`.
         """
         outputs = self.shift_ser(
             input_values,
@@ -397,14 +399,37 @@ class ShiftForSequenceClassification(ShiftPreTrainedModel):
         frames = outputs.last_hidden_state
         encoded = input_values is not None or input_features is not None
         mask = self.shift_ser.frame_mask(attention_mask, num_frames=frames.shape[1], of_samples=encoded)
-        logits = to_scale(self.classifier(masked_mean(frames, mask)), self.config)
-        loss = None
+        labelled = self.config.frame_labels and labels is not None and labels.dim() == 2
+        of_frames = labelled if output_frame_logits is None else output_frame_logits
+        logits = self.classifier(frames if of_frames else masked_mean(frames, mask))
+        logits, loss = to_scale(logits, self.config), None
         if labels is not None:
+            said, true = labelled_frames(logits, labels) if of_frames else (logits, labels)
             items = kwargs.get("num_items_in_batch")
-            loss = problem_loss(logits, labels, config=self.config, num_items_in_batch=items)
+            loss = problem_loss(said, true, config=self.config, num_items_in_batch=items)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    @torch.no_grad()
+    def frame_logits(
+        self,
+        input_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        input_features: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Logits of the frames of each utterance, shapes `(frames, num_labels)`; their mean is the utterance's.
+
+        Args:
+            input_values: Speech, as in `forward`.
+            attention_mask: 1 on speech, 0 on padding.
+            input_features: Or its spectrogram, as in `forward`.
+        """
+        inputs = {"input_values": input_values, "input_features": input_features}
+        logits = self(**inputs, attention_mask=attention_mask, output_frame_logits=True).logits
+        mask = self.shift_ser.frame_mask(attention_mask, num_frames=logits.shape[1], of_samples=True)
+        return list(logits) if mask is None else [row[kept] for row, kept in zip(logits, mask, strict=True)]
 
 
 def masked_mean(frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

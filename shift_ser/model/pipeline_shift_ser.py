@@ -266,6 +266,13 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         logits = self.forward(self.features(speech))["logits"]
         return [self.postprocess(SequenceClassifierOutput(logits=row[None]), **options) for row in logits]
 
+    def frame_scores(self, speech: Sequence[np.ndarray], *, calibrated: bool = False) -> list[np.ndarray]:
+        """Probabilities of the classes in each frame of several recordings, shapes `(frames, labels)`."""
+        temperature = getattr(self.model.config, "temperature", None)
+        scale = temperature if calibrated and temperature is not None else 1.0
+        logits = self.model.frame_logits(**self.features(speech).to(self.device))
+        return [(row.float() / scale).softmax(dim=-1).cpu().numpy() for row in logits]
+
     def get_iterator(
         self, inputs: Any, num_workers: int, batch_size: int, preprocess_params: dict, forward_params: dict,
         postprocess_params: dict,

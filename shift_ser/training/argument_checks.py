@@ -136,6 +136,16 @@ def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
             f" a batch, and a mixed value is none that a rater gave; got {run_args.mixup_alpha:g}"
         )
     kept = model_args.scenario == "feature_extraction" or data_args.cache_convolutions
+    if model_args.frame_labels and not kept:
+        raise ValueError(
+            "frame_labels must go with frames that are kept, which have a known end: scenario 'feature_extraction', or"
+            " cache_convolutions; got True without"
+        )
+    by_length = run_args.max_batch_seconds or run_args.train_sampling_strategy == "group_by_length"
+    if model_args.frame_labels and (run_args.mixup_alpha or by_length):
+        raise ValueError(
+            "frame_labels must be left out with mixup_alpha and with batches of utterances of like length, got True"
+        )
     if not (run_args.augment and kept):
         refuse_said(run_args, ["augment_variants"], reason="it counts draws of augment where frames are kept")
     if run_args.final and model_args.encoder_of_each_fold:

@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from ..corpora.corpus import SAMPLING_RATE
 from ..evaluation.robustness import CONDITIONS, change_level, change_speed, fit, reverberate, white_noise
+from .batching import join_examples
 
+MOST_JOINED = 4  # utterances, for frame labels
 PROBABILITY = 0.5  # of each kind, for each utterance and draw
 _WINDOW, _HOP = 512, 128  # samples of the pitch's spectra
 
@@ -154,6 +156,26 @@ class EpochDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.of_epoch(index, draw=int(self._epoch))
+
+
+class JoinedUtterances:
+    """Makes examples of each utterance with others behind it, as many and which drawn anew in each epoch.
+
+    Args:
+        examples: Frames of utterances with their class numbers.
+        seed: Of what is drawn.
+    """
+
+    def __init__(self, examples: Any, *, seed: int) -> None:
+        self.examples, self.seed = examples, seed
+
+    def __call__(self, index: int, *, draw: int) -> dict[str, Any]:
+        """The example that begins with the utterance of a row."""
+        rng = np.random.default_rng([self.seed, draw, index])
+        rows = [index, *rng.integers(len(self.examples), size=rng.integers(MOST_JOINED)).tolist()]
+        if not isinstance(self.examples, EpochDataset):
+            return join_examples([self.examples[row] for row in rows])
+        return join_examples([self.examples.of_epoch(row, draw=draw) for row in rows])
 
 
 class TellEpoch(TrainerCallback):

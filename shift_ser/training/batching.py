@@ -23,6 +23,7 @@ _SHAPES = (
     "input_values (samples,), input_features (time, bins), extract_features (time, channels), encoder_hidden_states"
     " ([layers,] time, channels)"
 )
+NO_LABEL = -100  # of frames that are padding, as for torch's cross-entropy
 _KEPT = (torch.float16, torch.bfloat16)
 
 
@@ -33,14 +34,14 @@ class DataCollatorForShift:
     Each example holds one input: `input_values`, shape `(samples,)`, as the feature extractor normalised them,
     `input_features`, shape `(time, bins)`, as it made them,
     `extract_features`, shape `(time, channels)`, or `encoder_hidden_states`, shape `(time, channels)` or, for a
-    weighted sum of layers, `(layers, time, channels)`; and `labels`, an int or floats `(outputs,)`, unless no example
-    has it. Values may be tensors, arrays or lists.
+    weighted sum of layers, `(layers, time, channels)`; and `labels`, an int, floats `(outputs,)` or long `(time,)`, one
+    for each frame, unless no example has it. Values may be tensors, arrays or lists.
 
     Returns:
         The padded tensor under its own name, shape `(batch, samples)`, `(batch, time, channels)` or
         `(batch, layers, time, channels)`, float32 unless all examples are float16 or all bfloat16, which they stay;
         `attention_mask`, long, `(batch, samples)` or `(batch, time)`, 1 where the example is; `labels`, long
-        `(batch,)`, or float32 `(batch, outputs)`.
+        `(batch,)`, float32 `(batch, outputs)`, or of frames long `(batch, time)`, -100 where there is none.
 
     Raises:
         ValueError: If there is no example, or keys or shapes are not as above, or an example is empty.
@@ -70,10 +71,28 @@ class DataCollatorForShift:
         return batch
 
 
+def join_examples(examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One example of several utterances' frames one behind the other, with the class number of each frame.
+
+    Example:
+        >>> frames = [{"encoder_hidden_states": torch.zeros(n, 2), "labels": label} for n, label in ((2, 0), (1, 3))]
+        >>> joined = join_examples(frames)
+        >>> joined["encoder_hidden_states"].shape, joined["labels"].tolist()
+        (torch.Size([3, 2]), [0, 0, 3])
+    """
+    name = _input_name(examples)
+    values = [_tensor(example[name]) for example in examples]
+    axis = _time_axis(values, name=name)
+    labels = [torch.full((v.shape[axis],), int(e["labels"])) for v, e in zip(values, examples, strict=True)]
+    return {name: torch.cat(values, dim=axis), "labels": torch.cat(labels)}
+
+
 def _labels(labels: Sequence[Any]) -> torch.Tensor:
-    """Class numbers as long `(batch,)`; distributions and values as float32 `(batch, outputs)`."""
+    """Class numbers as long `(batch,)`, of frames `(batch, time)`; distributions and values as float32."""
     if np.ndim(labels[0]) == 0:
         return torch.tensor([int(label) for label in labels])
+    if isinstance(labels[0], torch.Tensor) and labels[0].dtype == torch.long:
+        return pad_sequence(list(labels), batch_first=True, padding_value=NO_LABEL)
     return torch.stack([torch.as_tensor(label, dtype=torch.float32) for label in labels])
 
 

@@ -40,7 +40,7 @@ from ..matrix_convolution import use_matrix_convolutions
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .adapters import Adapted
 from .arguments import ModelArguments, RunArguments
-from .augmentation import AUGMENTATIONS, Augmenter, EpochDataset, TellEpoch
+from .augmentation import AUGMENTATIONS, Augmenter, EpochDataset, JoinedUtterances, TellEpoch
 from .batching import DataCollatorForShift
 from .checkpoints import last_whole_checkpoint
 from .cost import TrainingTime, count_parameters, peak_memory_mb, reset_peak_memory, training_seconds
@@ -316,6 +316,8 @@ class FoldRun:
         parts = {"validation": self.plan.validation, "test": self.plan.test} if refit_epochs is None else {}
         scored = {part: self.corpus.examples(names) for part, names in parts.items() if names}
         train = self.corpus.examples(utterances, augment=self.augmenter)
+        if model.config.frame_labels:
+            train = EpochDataset(JoinedUtterances(train, seed=self.training_seed), like=train)
         weights = self.corpus.targets.class_weights(utterances) if self.run_args.class_weights else None
         trainer = self._trainer(model, train=train, scored=scored, refit_epochs=refit_epochs, class_weights=weights)
         with PartialState().main_process_first():

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, rotate_checkpoints
 
 from ..evaluation.metrics import score_of
-from ..model.losses import PROBLEM_TYPES, classification_loss, problem_loss
+from ..model.losses import PROBLEM_TYPES, classification_loss, labelled_frames, problem_loss
 from .arguments import RunArguments
 from .augmentation import mix_up
 from .batching import BalancedSampler, LengthBatches
@@ -61,6 +61,8 @@ class ShiftTrainer(Trainer):
             "label_smoothing": self.args.label_smoothing_factor,
             "focal_gamma": self.args.focal_gamma,
         }
+        if labels.dim() == 2 and not labels.is_floating_point():
+            logits, labels = labelled_frames(logits, labels)
         if labels.is_floating_point() and config.problem_type == "single_label_classification":
             loss = classification_loss(logits, labels.to(logits), **options)
             return loss if num_items_in_batch is None else loss * (len(labels) / num_items_in_batch)
@@ -176,6 +178,8 @@ class ShiftTrainer(Trainer):
         """
         if self.args.mixup_alpha > 0:
             inputs = mix_up(inputs, alpha=self.args.mixup_alpha, classes=self.model.config.num_labels)
+        if self.model.config.frame_labels:
+            inputs = {**inputs, "output_frame_logits": True}
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._check_finite("loss", loss)
         return loss
