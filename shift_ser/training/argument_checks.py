@@ -135,6 +135,15 @@ def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
             f"mixup_alpha must be 0 with problem_type {problem_type!r}: the loss of dimensions compares the values of"
             f" a batch, and a mixed value is none that a rater gave; got {run_args.mixup_alpha:g}"
         )
+    _check_kept(model_args, data_args, run_args)
+    if run_args.final and model_args.encoder_of_each_fold:
+        raise ValueError(
+            f"final must be false with an encoder for each fold, got True with encoder {model_args.encoder!r}"
+        )
+
+
+def _check_kept(model_args: Any, data_args: Any, run_args: Any) -> None:
+    """Refuse what needs frames that are kept where none are, and what does not go with labels of frames."""
     kept = model_args.scenario == "feature_extraction" or data_args.cache_convolutions
     if model_args.frame_labels and not kept:
         raise ValueError(
@@ -148,10 +157,6 @@ def check_together(model_args: Any, data_args: Any, run_args: Any) -> None:
         )
     if not (run_args.augment and kept):
         refuse_said(run_args, ["augment_variants"], reason="it counts draws of augment where frames are kept")
-    if run_args.final and model_args.encoder_of_each_fold:
-        raise ValueError(
-            f"final must be false with an encoder for each fold, got True with encoder {model_args.encoder!r}"
-        )
 
 
 def check_trackers(report_to: Any) -> None:
