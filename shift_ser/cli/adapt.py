@@ -1,4 +1,4 @@
-"""`shift-ser adapt`: an encoder goes on with its pretraining on the training sets of a corpus."""
+"""`shift-ser adapt`: the pretraining of an encoder continues on the training sets of a corpus."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from .group import MODEL, Failed, quiet
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--flag value ...]")
 def adapt(words: Sequence[str]) -> None:
-    r"""Go on with an encoder's own pretraining on the training sets of a corpus, without labels.
+    r"""Continue an encoder's own pretraining on the training sets of a corpus, without labels.
 
     Each fold gets an encoder that has heard nothing of its validation and test sets; `--encoder 'FOLDER/fold{fold}'`
     of `shift-ser train` takes them all. The same command goes on where it was stopped. `shift-ser adapt --help` lists

@@ -101,12 +101,10 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
     help="auto: bfloat16 where the machine computes it; float32 gives the exact scores.",
 )  # fmt: skip
 @click.option("--calibrated", is_flag=True, help="Divide logits by the model's temperature.")
-@click.option("--labels", help="Labels that come into question, with commas between: their scores sum to 1.")
+@click.option("--labels", help="Only these labels, separated by commas; their scores sum to 1.")
 @click.option("--abstain", type=float, default=0.0, help="Score below which a recording gets no label, such as 0.6.")
-@click.option("--allow-truncated", is_flag=True, help="Read recordings that are cut as far as they go.")
-@click.option(
-    "--output", help="CSV file to write, or to go on with, instead of printing; with ray a folder of Parquet."
-)
+@click.option("--allow-truncated", is_flag=True, help="Read truncated recordings as far as they go.")
+@click.option("--output", help="CSV file to write or to continue, instead of printing; with ray a folder of Parquet.")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
     help="ray: the workers of a Ray cluster (RAY_ADDRESS), else of this machine; FILES may be addresses such as s3://...",
@@ -115,7 +113,7 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 @click.option("--embeddings", help="npz file to write with one vector for each recording, instead of labels.")
 @click.option(
     "--embedding-of", type=click.Choice(["head", "encoder"]), default="head", show_default=True,
-    help="Whose frames an embedding is made of: the trained head's, or those that it reads of the encoder.",
+    help="Frames that become an embedding: those of the trained head, or those of the encoder.",
 )  # fmt: skip
 @click.option(
     "--pooling", type=click.Choice(["mean", "mean_and_deviation"]), default="mean", show_default=True,
@@ -129,7 +127,7 @@ def predict(
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
     With --output the same command goes on where it was stopped. Files that cannot be read are listed at the end, and
-    the exit code is 1. What a folder holds beside recordings is listed, too. Videos, m4a and aac need the extra `av`.
+    the exit code is 1. Other files in a folder are listed, too. Videos, m4a and aac need the extra `av`.
 
     \b
     Example:  shift-ser predict --model runs/demo/fold1 one.wav two.flac
@@ -255,7 +253,7 @@ def compare(run: str, other: str) -> None:
 @cli.command()
 @click.argument("places", nargs=-1, required=True, metavar="[NAME] FOLDER")
 def check(places: Sequence[str]) -> None:
-    r"""Check whether the copy of a corpus is complete and can be read; the exit code is 1 if something is wrong.
+    r"""Check whether a copy of a corpus is complete and readable; the exit code is 1 if something is wrong.
 
     NAME says which corpus FOLDER must hold; without it, the layout tells.
 
@@ -312,10 +310,10 @@ def export(model: str, output_dir: str, opset: int, int8: bool) -> None:
 @click.argument("model", type=MODEL)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=int, help="Default: the first free one from 7860 on.")
-@click.option("--max_seconds", default=600.0, show_default=True, help="Longest recording that is heard.")
-@click.option("--max_megabytes", default=50, show_default=True, help="Largest file that is taken.")
+@click.option("--max_seconds", default=600.0, show_default=True, help="Longest recording that is accepted.")
+@click.option("--max_megabytes", default=50, show_default=True, help="Largest file that is accepted.")
 def app(model: str, host: str, port: int | None, max_seconds: float, max_megabytes: int) -> None:
-    r"""A page in the browser for MODEL: upload or record speech, see what it hears when; needs the extra `app`.
+    r"""A page in the browser: upload or record speech, see which emotion MODEL hears when; needs the extra `app`.
 
     \b
     Example:  shift-ser app runs/demo/fold1
@@ -355,7 +353,7 @@ def push(run: str, hub_model_id: str | None, hub_token: str | None, private: boo
 @click.argument("checkpoint")
 @click.argument("output_dir")
 @click.option("--variant", required=True, help="Which published model it is, such as shiftformer.")
-@click.option("--encoder", type=MODEL, help="Name on the Hub or folder of the encoder, if the file holds a head alone.")
+@click.option("--encoder", type=MODEL, help="Name on the Hub or folder of the encoder, if the file holds only a head.")
 @click.option(
     "--encoder_type", type=click.Choice(["hubert", "wav2vec2"]), default="hubert", show_default=True,
     help="Architecture of the encoder in the file, base size.",

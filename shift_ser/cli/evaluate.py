@@ -14,12 +14,12 @@ from .training import parse_words, run_training
 @click.argument("run", type=RUN_MODEL_OR_CSV, metavar="RUN|MODEL|CSV")
 @click.option("--corpus", help="Folder of a corpus: score the saved models on it.")
 @click.option("--robustness", is_flag=True, help="RUN: with noise, babble, reverberation, codecs, ...")
-@click.option("--condition", "conditions", multiple=True, help="With --robustness: this condition alone; repeatable.")
+@click.option("--condition", "conditions", multiple=True, help="With --robustness: only this condition; repeatable.")
 @click.option("--dialogs", is_flag=True, help="RUN: timelines of the held-out dialogs against the labels' times.")
-@click.option("--window", "lengths", multiple=True, type=float, help="With --dialogs: its seconds; repeatable. [4]")
+@click.option("--window", "lengths", multiple=True, type=float, help="With --dialogs: length in s; repeatable. [4]")
 @click.option(
     "--seen", type=click.Choice(["leave_out", "keep"]),
-    help="MODEL: what is done about utterances that it was trained on, and their speakers. Default: they are refused.",
+    help="MODEL: what to do with utterances that it was trained on, and their speakers. Default: refuse them.",
 )  # fmt: skip
 @click.option("--output", help="MODEL: CSV file for the predictions. Default: in MODEL/evaluation.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--flag value ...]")

@@ -14,9 +14,9 @@ from .training import parse_words
 @click.option("--corpus", help="Where the corpus lies, in place of what the file says.")
 @click.option("--output_dir", help="Folder of the study, in place of the one in its file.")
 @click.option("--jobs", default=1, show_default=True, help="Runs at the same time.")
-@click.option("--part", "parts", multiple=True, help="Of a set of studies: this one alone; repeatable.")
-@click.option("--measure", is_flag=True, help="Time a few training steps of each kind first, and tell hours.")
-@click.option("--dry-run", is_flag=True, help="Tell what is to be run, and run nothing.")
+@click.option("--part", "parts", multiple=True, help="Only this study of a set; repeatable.")
+@click.option("--measure", is_flag=True, help="Time a few training steps of each kind first, and estimate the hours.")
+@click.option("--dry-run", is_flag=True, help="Print what would be run, and run nothing.")
 @click.option("--verify", is_flag=True, help="STUDY is the folder of a bundle: compute all its numbers again.")
 def study(
     name: str, corpus: str | None, output_dir: str | None, jobs: int, parts: Sequence[str], measure: bool,

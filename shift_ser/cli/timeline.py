@@ -1,4 +1,4 @@
-"""`shift-ser timeline`: when which emotion is heard in a long recording."""
+"""`shift-ser timeline`: which emotion is heard at which time in a long recording."""
 
 import inspect
 import logging
@@ -32,16 +32,16 @@ def _options_of_timeline(command: Callable) -> Callable:
 @click.option("--segments", help="Turns whose emotion is wanted: a CSV (start, end, speaker), RTTM or TextGrid file.")
 @click.option(
     "--output", multiple=True,
-    help="File to write, .json, .csv, .rttm, .TextGrid, .vtt or .srt, in place of printing; may be given again.",
+    help="File to write, .json, .csv, .rttm, .TextGrid, .vtt or .srt, instead of printing; repeatable.",
 )  # fmt: skip
 @click.option("--calibrated", is_flag=True, help="Divide logits by the model's temperature.")
-@click.option("--allow-truncated", is_flag=True, help="Read a recording that is cut as far as it goes.")
+@click.option("--allow-truncated", is_flag=True, help="Read a truncated recording as far as it goes.")
 @_options_of_timeline
 def timeline(
     file: str, model: str, segments: str | None, output: Sequence[str], calibrated: bool, allow_truncated: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    r"""When which emotion is heard in FILE, a recording of any length, or what is at a URL; in constant memory.
+    r"""Which emotion is heard at which time in FILE, a recording of any length or a URL; in constant memory.
 
     Prints start, end, label and score of each segment. Where nobody speaks there is none.
 

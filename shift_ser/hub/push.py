@@ -37,7 +37,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class PushError(RuntimeError):
-    """An upload that did not end well; the run on disk is whole."""
+    """A failed upload; the run on disk is complete."""
 
 
 class HubRepository:
@@ -139,7 +139,7 @@ def push_to_hub(
 
 
 def _causes(error: BaseException) -> str:
-    """What an error says, and what lay behind it: the Hub's client names the file, the cause tells why."""
+    """What an error and its cause say: the error of the Hub's client names the file, the cause gives the reason."""
     said = str(error).strip() or type(error).__name__
     return said if error.__cause__ is None else f"{said} ({_causes(error.__cause__)})"
 
