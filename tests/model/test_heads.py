@@ -230,13 +230,14 @@ def test_autocast_and_half(head_type, placement):
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")  # not in 5.20
 @pytest.mark.parametrize("variant", ["shiftcnn", "shiftlstm", "transformer", "shiftformer"])
 def test_gradient_checkpointing_runs_the_blocks_again_and_changes_no_gradient(variant):
     model, frames = tiny_model(variant).train(), torch.randn(2, 21, 96, generator=torch.Generator().manual_seed(0))
     calls, gradients, block = [], {}, model.shift_ser.head.blocks[0]
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         model.zero_grad()
         hook = next(block.children()).register_forward_pre_hook(lambda *_: calls.append(1))
         set_seed(0)
