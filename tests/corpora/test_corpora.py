@@ -2,8 +2,10 @@ import dataclasses
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
+from media_files import KINDS, media
 
 from shift_ser.corpora import CORPORA, check_corpus, corpus_info, find_corpus, load_corpus
+from shift_ser.corpora.check import inspect_recording
 from shift_ser.corpora.corpus import Corpus, CorpusInfo
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.hub.model_card import run_card
@@ -93,3 +95,17 @@ def test_a_card_of_a_corpus_without_a_licence_says_so(finished):
     assert "license" not in front and "language" not in front and "datasets" not in front
     assert "licence: not stated" in text and "calls: a, b" in text and "**Speakers are not told apart**" in text
     assert "iemocap" not in card.lower()
+
+
+def test_what_is_wrong_with_a_video_is_told_as_of_a_recording(tmp_path):
+    whole, mov = media(*KINDS[".mkv"]), KINDS[".mov"]
+    for content, found in (
+        (whole, []),
+        (whole[: len(whole) // 2], ["cut"]),
+        (media(*KINDS[".m4a"])[:5000], ["not audio"]),
+        (media(*mov, seconds=400 / 16000), []),
+        (media(*mov, seconds=399 / 16000), ["shorter than one frame"]),
+    ):
+        path = tmp_path / "video"
+        path.write_bytes(content)
+        assert inspect_recording(path) == found
