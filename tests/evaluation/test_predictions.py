@@ -107,3 +107,17 @@ def test_an_evaluation_of_probabilities_speakers_and_seeds():
     text = evaluation_text(evaluate_predictions(Predictions.from_rows(rows)))
     assert text.startswith("20 utterances, 4 labels, 1 speakers, 2 rows an utterance\n")
     assert "Calibration error" in text
+
+
+def test_values_and_targets_are_those_of_the_rows_and_a_probability_may_be_0_or_1(tmp_path):
+    rows = [
+        {"utterance": f"u{i}", "label": "sad", "prediction": "sad", "probabilities": {"angry": 0.0, "sad": 1.0}}
+        | {"values": {"valence": 0.25 * i, "arousal": -i}, "targets": {"valence": 2.0 * i, "arousal": 1.0}}
+        for i in range(3)
+    ]
+    Predictions.from_rows(rows).write(tmp_path / "said.csv")
+    said = Predictions.read(tmp_path / "said.csv")
+    assert said.dimensions == ["valence", "arousal"] and said.rows == rows
+    assert said.values.tolist() == [[0.25 * i, -i] for i in range(3)]
+    assert said.targets.tolist() == [[2.0 * i, 1.0] for i in range(3)]
+    assert said.probabilities.tolist() == [[0.0, 1.0]] * 3
