@@ -178,7 +178,7 @@ class ShiftTrainer(Trainer):
         """
         if self.args.mixup_alpha > 0:
             inputs = mix_up(inputs, alpha=self.args.mixup_alpha, classes=self.model.config.num_labels)
-        if self.model.config.frame_labels:
+        if self.targets is not None and self.model.config.frame_labels:
             inputs = {**inputs, "output_frame_logits": True}
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._check_finite("loss", loss)
