@@ -13,7 +13,8 @@ import torch
 from shift_ser import ShiftConfig, ShiftForSequenceClassification
 from shift_ser.corpora.corpus import SAMPLING_RATE
 from shift_ser.training.batching import LengthBatches
-from shift_ser.training.feature_cache import FrameCache, FrameDataset, shard_name, write_shard
+from shift_ser.training.feature_cache import FrameCache, FrameDataset
+from shift_ser.training.shards import shard_name, write_shard
 
 NUM_LABELS = 4
 

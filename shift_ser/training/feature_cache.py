@@ -8,11 +8,7 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-import socket
-import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, tqdm
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..corpora.corpus import Columns, Recording, scan_recordings
@@ -39,11 +33,9 @@ from ..model.encoders import (
     input_name,
     unread_layers,
 )
+from .shards import check_shard, remove_leftovers, shard_name, shard_size, write_shard
 
 logger = logging.getLogger(__name__)
-
-_UNFINISHED = "unfinished"
-_DEAD_AFTER = 24 * 60 * 60  # seconds; of writers on other machines one cannot know more
 
 
 class FrameCache:
@@ -153,82 +145,6 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return {self.cache.input_name: self.cache.frames(self.utterances[index]), "labels": self.labels[index]}
 
 
-def shard_name(index: int, count: int) -> str:
-    """File name of a shard.
-
-    Example:
-        >>> shard_name(3, 60)
-        'frames-00003-of-00060.safetensors'
-    """
-    return f"frames-{index:05d}-of-{count:05d}.safetensors"
-
-
-def write_shard(path: Path, frames: Mapping[str, torch.Tensor], *, input_name: str) -> None:
-    """Write the frames of some utterances aside, and name the file when it is whole.
-
-    Args:
-        path: The shard.
-        frames: Frames of each utterance, contiguous, on the CPU.
-        input_name: As what a model takes them.
-
-    Raises:
-        OSError: If the disk does not take it; nothing is left then.
-    """
-    aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{_UNFINISHED}")
-    metadata = {"input_name": input_name, "crc32": _checksum(frames)}
-    try:
-        save_file(dict(frames), aside, metadata=metadata)
-        os.replace(aside, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} could not be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def check_shard(path: Path, utterances: Sequence[str]) -> None:
-    """Read a shard through.
-
-    Args:
-        path: The shard.
-        utterances: Names of what it has to hold.
-
-    Raises:
-        ValueError: If it is damaged or holds something else; the message tells what is wrong.
-    """
-    try:
-        with safe_open(path, framework="pt") as shard:
-            frames = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118
-            written = (shard.metadata() or {}).get("crc32")
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if set(frames) != set(utterances):
-        raise ValueError(f"{path} is damaged: it holds {len(frames)} utterances, not the {len(utterances)} expected")
-    if _checksum(frames) != written:
-        raise ValueError(f"{path} is damaged: its frames have another checksum than was written")
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what runs that are dead have left unfinished in a folder."""
-    for aside in folder.glob(f"*.{_UNFINISHED}"):
-        name, process, _ = aside.name.rsplit(".", 2)
-        here = name.endswith(f".{socket.gethostname()}")
-        try:
-            dead = not psutil.pid_exists(int(process)) if here else time.time() - aside.stat().st_mtime > _DEAD_AFTER
-        except FileNotFoundError:  # its writer was faster
-            continue
-        if dead:
-            aside.unlink(missing_ok=True)
-
-
-def _checksum(frames: Mapping[str, torch.Tensor]) -> str:
-    """CRC-32 over names, shapes and numbers, whatever their order."""
-    value = 0
-    for name, tensor in sorted(frames.items()):
-        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
-    return f"{value:08x}"
-
-
 def _open(path: Path, layer: int | None) -> FrameCache:
     return FrameCache.open(path, layer=layer)
 
@@ -250,7 +166,6 @@ _NO_FRAMES = frozenset((
 ))
 # fmt: on
 _PRECISION = 0.1  # most that a coarser dtype may change frames, as a share of their norm; rounding changes about 0.01
-_SHARD = 32  # utterances a file: what a kill loses, and what a process holds in memory
 
 
 def encode_dataset(
@@ -436,7 +351,8 @@ def _fill(path: Path, encoding: _Encoding, dataset: Columns, recordings: Mapping
         raise ValueError(f"recordings must be those of the dataset, got {len(names)}, the first is {names[0]!r}")
     path.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    shards = [names[start : start + _SHARD] for start in range(0, len(names), _SHARD)]
+    size = shard_size(len(names))
+    shards = [names[start : start + size] for start in range(0, len(names), size)]
     todo = {}
     for index in range(state.process_index, len(shards), state.num_processes):
         if not _is_whole(path / shard_name(index, len(shards)), shards[index]):

@@ -15,10 +15,10 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 from shift_ser.corpora.corpus import scan_recordings
 from shift_ser.matrix_convolution import MatrixConv1d
 from shift_ser.model.feature_extraction_shift_ser import ShiftFeatureExtractor
-from shift_ser.training import feature_cache as frame_cache
-from shift_ser.training import feature_cache as frame_store
+from shift_ser.training import shards
 from shift_ser.training.batching import DataCollatorForShift
-from shift_ser.training.feature_cache import FrameCache, FrameDataset, encode_dataset, write_shard
+from shift_ser.training.feature_cache import FrameCache, FrameDataset, encode_dataset
+from shift_ser.training.shards import shard_size, write_shard
 
 RATE = 16000
 LENGTHS = [4000, 12000, 8000]
@@ -251,7 +251,7 @@ def flip(path, place):
 @pytest.fixture
 def small_shards(monkeypatch):
     """One utterance a file."""
-    monkeypatch.setattr(frame_cache, "_SHARD", 1)
+    monkeypatch.setattr(shards, "_SHARD", 1)
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def test_what_dead_runs_left_is_removed_and_what_others_write_is_not(encode, cor
 def test_a_shard_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     def full(frames, path, metadata):
         path.write_bytes(b"half")
-        raise frame_store.SafetensorError("No space left on device")
+        raise shards.SafetensorError("No space left on device")
 
-    monkeypatch.setattr(frame_store, "save_file", full)
+    monkeypatch.setattr(shards, "save_file", full)
     with pytest.raises(OSError, match="one could not be written: No space left"):
         write_shard(tmp_path / "one", {"a": torch.ones(1, 2)}, input_name="encoder_hidden_states")
     assert not list(tmp_path.iterdir())
@@ -488,3 +488,9 @@ def test_all_that_is_wrong_with_recordings_is_told_at_once():
     told = r"got utterance 'a': .*; utterance 'b': it holds NaN or infinity; utterance 'c': it is empty; and 1 more"
     with pytest.raises(ValueError, match=told):
         scan_recordings({"utterance": list("abcd"), "audio": audio})
+
+
+@pytest.mark.parametrize("utterances", [1, 32, 5531, 600_000, 10_000_000])
+def test_a_large_corpus_has_no_more_files_than_a_process_may_map(utterances):
+    size = shard_size(utterances)
+    assert size >= 32 and -(-utterances // size) <= 16384 < 65530
