@@ -30,7 +30,7 @@ from shift_ser import ShiftFeatureExtractor
 from shift_ser.evaluation.metrics import compute_metrics
 from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.run_folder import read_json
-from shift_ser.training import feature_cache as frame_cache
+from shift_ser.training import shards
 from shift_ser.training.arguments import RunArguments
 from shift_ser.training.feature_cache import encode_dataset
 
@@ -126,7 +126,7 @@ def encode(folder: Path, *, hook=None) -> dict:
     audio = [{"array": array, "sampling_rate": 16000} for array in Waveforms(3).audio]
     columns = {"utterance": NAMES, "audio": audio}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frame_cache, "_SHARD", 1)
+        patch.setattr(shards, "_SHARD", 1)
         cache = encode_dataset(encoder, columns, feature_extractor=ShiftFeatureExtractor(), cache_dir=folder)
     return {"calls": len(calls), "sum": sum(cache.frames(name).double().sum().item() for name in NAMES)}
 
