@@ -106,7 +106,12 @@ def load_classifier(
 
 
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model itself in another dtype, with the convolutions that are fast in it."""
+    """The model itself in another dtype, with the convolutions that are fast in it.
+
+    In bfloat16 oneDNN makes code for every shape and keeps that of 1024 products: hundreds of megabytes over the many
+    lengths of a long recording. 64 are those of a few lengths; whoever has set the variable is not overruled.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     model.to(dtype)
     use_matrix_convolutions(model.base_model.encoder)
     return model

@@ -101,7 +101,7 @@ def test_a_shard_of_whole_numbers_is_refused_by_name(shard, tmp_path):
 def test_folds_that_read_one_layer_keep_no_other_and_are_scored_from_what_they_keep(
     cross_validate, finished, tmp_path, monkeypatch
 ):
-    flags = ["--folds", 1, 2, "--encoder_layer", 1, "--variant", "linear"]
+    flags = ["--folds", 1, 2, "--encoder_layer", 1, "--variant", "linear", "--cache_dir", tmp_path / "frames"]
     results = cross_validate(tmp_path / "run", *flags).run()
     folders = [tmp_path / "run" / f"fold{fold}" for fold in (1, 2)]
     whole = load_file(finished[0].output_dir / "fold1" / ENCODER_SHARD)
