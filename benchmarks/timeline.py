@@ -54,11 +54,11 @@ def on_grid(spans: list[tuple[float, float, str]], count: int) -> np.ndarray:
     return labels
 
 
-def listen(model: str, path: str) -> dict:
+def listen(model: str, path: str, *, dtype: str) -> dict:
     """Make the timeline; segments, seconds it took, and the peak memory of this process in MB."""
     from shift_ser import load_classifier
 
-    classifier = load_classifier(model)
+    classifier = load_classifier(model, dtype=dtype)
     start = time.perf_counter()
     segments = classifier.timeline(path)
     seconds = time.perf_counter() - start
@@ -72,10 +72,11 @@ def main() -> None:
     parser.add_argument("model", help="folder of a saved model with the labels angry, happy, neutral, sad")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 4.0], help="lengths of the dialogs")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="auto", help="of the model, as for load_classifier")
     parser.add_argument("--listen", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.listen:
-        print(json.dumps(listen(args.model, args.listen)))
+        print(json.dumps(listen(args.model, args.listen, dtype=args.dtype)))
         return
     print(
         "| minutes | agreement | speech found | pauses kept | of real time | peak MB |\n|---:|---:|---:|---:|---:|---:|"
@@ -85,6 +86,7 @@ def main() -> None:
             path = Path(folder) / "dialog.wav"
             turns = speak_dialog(path, minutes=minutes, seed=args.seed)
             words = [sys.executable, "-m", "benchmarks.timeline", args.model, "--listen", str(path)]
+            words += ["--dtype", args.dtype]
             found = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
             count = int(turns[-1][1] / FRAME)
             truth, heard = on_grid(turns, count), on_grid(found["spans"], count)

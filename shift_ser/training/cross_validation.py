@@ -59,6 +59,7 @@ from ..evaluation.run_folder import (
 from ..evaluation.uncertainty import describe as describe_uncertainty
 from ..model.encoders import load_encoder
 from ..model.heads import variants
+from ..model.model_place import check_model_place
 from .argument_checks import check_together
 from .arguments import DataArguments, ModelArguments, RunArguments
 from .baselines import run_baselines
@@ -176,6 +177,8 @@ class CrossValidation:
         paths = {plan.fold: self.model_args.encoder_of(plan.fold) for plan in self.plans}
         if not self.model_args.encoder_of_each_fold:
             return {**hashes, "encoder": encoder_fingerprint(load_encoder(self.model_args.encoder_path)[0])}
+        for fold, path in paths.items():  # of folds that are not asked for, too: a later call may ask for them
+            check_model_place(path, option=f"the encoder of fold {fold}, which is in the plan,")
         encoders = {fold: encoder_fingerprint(load_encoder(path)[0]) for fold, path in paths.items()}
         return {**hashes, **{f"encoder of fold {fold}": value for fold, value in encoders.items()}}
 
