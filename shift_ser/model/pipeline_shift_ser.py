@@ -203,13 +203,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
 
     def postprocess(self, model_outputs: Any, calibrated: bool = False, **options: Any) -> list[dict[str, Any]]:
         """`label` and `score` of the likeliest classes, and of each dimension, from logits `(1, labels)`."""
-        temperature = getattr(self.model.config, "temperature", None)
-        outputs = model_outputs["logits"].float()
-        if not torch.isfinite(outputs).all():
-            raise ValueError(
-                f"scores must be finite, but the model's logits are {outputs.flatten().tolist()}: its weights hold NaN"
-                " or are too large, or its dtype overflows"
-            )
+        outputs = _finite(model_outputs["logits"].float())
         logits, values = split_outputs(outputs, self.model.config)
         names = list(self.model.config.id2label.values())[logits.shape[-1] :]
         told = [{"label": name, "score": value} for name, value in zip(names, values[0].tolist(), strict=True)]
@@ -217,11 +211,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             if calibrated:
                 log_once("calibrated means nothing for values of dimensions: they are given as they are")
             return told
-        model_outputs["logits"] = logits
-        if calibrated and temperature is None:
-            log_once("the model holds no fitted temperature: its scores are not calibrated")
-        elif calibrated:
-            model_outputs["logits"] = model_outputs["logits"] / temperature
+        model_outputs["logits"] = self._scaled(logits, calibrated)
         if told and "top_k" in options:
             options["top_k"] = min(options["top_k"], logits.shape[-1])
         return super().postprocess(model_outputs, **options) + told
@@ -268,10 +258,15 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
 
     def frame_scores(self, speech: Sequence[np.ndarray], *, calibrated: bool = False) -> list[np.ndarray]:
         """Probabilities of the classes in each frame of several recordings, shapes `(frames, labels)`."""
-        temperature = getattr(self.model.config, "temperature", None)
-        scale = temperature if calibrated and temperature is not None else 1.0
         logits = self.model.frame_logits(**self.features(speech).to(self.device))
-        return [(row.float() / scale).softmax(dim=-1).cpu().numpy() for row in logits]
+        return [self._scaled(_finite(row.float()), calibrated).softmax(dim=-1).cpu().numpy() for row in logits]
+
+    def _scaled(self, logits: torch.Tensor, calibrated: bool) -> torch.Tensor:
+        """Logits of classes, divided by the fitted temperature if that is asked for and there is one."""
+        temperature = getattr(self.model.config, "temperature", None)
+        if calibrated and temperature is None:
+            log_once("the model holds no fitted temperature: its scores are not calibrated")
+        return logits / temperature if calibrated and temperature is not None else logits
 
     def get_iterator(
         self, inputs: Any, num_workers: int, batch_size: int, preprocess_params: dict, forward_params: dict,
@@ -432,6 +427,21 @@ def _around(row: int, waiting: Sequence[tuple[float, int, Any]], fits: Callable[
             start -= 1
         else:
             end += 1
+
+
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    """The same logits.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    if not torch.isfinite(logits).all():
+        wrong = logits[~torch.isfinite(logits)].flatten()[:4].tolist()
+        raise ValueError(
+            f"scores must be finite, but the model's logits hold {wrong}: its weights hold NaN or are too large, or its"
+            " dtype overflows"
+        )
+    return logits
 
 
 def _one_by_one(inputs: Any) -> tuple[Iterable[Any], bool]:

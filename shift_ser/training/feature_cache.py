@@ -43,7 +43,7 @@ class FrameCache:
 
     Attributes:
         path: The folder.
-        input_name: As what a model takes the frames: `encoder_hidden_states` or `extract_features`.
+        input_name: Name of the model input that receives the frames: `encoder_hidden_states` or `extract_features`.
         layer: The one layer that is looked at in a cache of all layers.
     """
 
@@ -244,7 +244,7 @@ class _Encoding:
 
     @property
     def input_name(self) -> str:
-        """As what a model takes the frames."""
+        """Name of the model input that receives the frames."""
         return "extract_features" if self.output == "convolutions" else "encoder_hidden_states"
 
     def path(self, cache_dir: str | Path, recordings: Mapping[str, Recording]) -> Path:

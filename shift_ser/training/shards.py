@@ -44,7 +44,7 @@ def write_shard(path: Path, frames: Mapping[str, torch.Tensor], *, input_name: s
     Args:
         path: The shard.
         frames: Frames of each utterance, contiguous, on the CPU.
-        input_name: As what a model takes them.
+        input_name: Name of the model input that receives them.
 
     Raises:
         OSError: If the disk does not take it; nothing is left then.

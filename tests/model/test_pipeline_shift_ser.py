@@ -403,8 +403,20 @@ def test_scores_that_are_not_finite_never_leave():
     with torch.no_grad():
         broken_model.model.classifier.bias[1] = np.nan
     for recordings in (tone(), [tone(), tone()]):
-        with pytest.raises(ValueError, match=r"scores must be finite, but the model's logits are \[.*nan"):
+        with pytest.raises(ValueError, match=r"scores must be finite, but the model's logits hold \[.*nan"):
             broken_model(recordings, batch_size=2)
+
+
+def test_scores_of_frames_are_finite_and_divided_by_the_temperature_like_those_of_recordings():
+    of_frames, speech = classifier(frame_labels=True, temperature=2.0), clips(4000, 7000)
+    logits = of_frames.model.frame_logits(**of_frames.features(speech))
+    for calibrated, scale in ((False, 1.0), (True, 2.0)):
+        for found, row in zip(of_frames.frame_scores(speech, calibrated=calibrated), logits, strict=True):
+            np.testing.assert_allclose(found, (row / scale).softmax(dim=-1), atol=1e-6)
+    with torch.no_grad():
+        of_frames.model.classifier.bias[1] = np.inf
+    with pytest.raises(ValueError, match=r"scores must be finite, but the model's logits hold .*inf"):
+        of_frames.frame_scores(speech)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.25])
