@@ -66,6 +66,11 @@ class Mutant:
         """The slip, as the table names it."""
         return f"{self.before}  ->  {self.after}"
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the table says why no test can tell it from the module: the slip, or any of its line."""
+        return not {self.slip, self.before}.isdisjoint(EQUIVALENT.get(self.module, {}))
+
 
 def places_of(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     """By line and column, the operators that can do something there, each with the number of that place."""
@@ -220,7 +225,7 @@ class Results:
         yield "| module | mutants | caught | equivalent | survived |\n|---|---:|---:|---:|---:|"
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for mutant, answer in self.done.items():
-            known = answer == "survived" and mutant.slip in EQUIVALENT.get(mutant.module, {})
+            known = answer == "survived" and mutant.is_known
             counts[mutant.module]["equivalent" if known else answer] += 1
         counts["together"] = sum(counts.values(), Counter())
         for module, count in counts.items():
@@ -231,11 +236,7 @@ class Results:
 
     def survived(self) -> list[Mutant]:
         """Those that no test failed on, though one could."""
-        return [
-            mutant
-            for mutant, answer in self.done.items()
-            if answer == "survived" and mutant.slip not in EQUIVALENT.get(mutant.module, {})
-        ]
+        return [mutant for mutant, answer in self.done.items() if answer == "survived" and not mutant.is_known]
 
 
 def try_mutants(copy: Copy, results: Results, args: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ class SpeechCorpus:
         self.cache: FrameCache | None = None
         self._row_of = {utterance: row for row, utterance in enumerate(self.utterances)}
         self._encoder_path = model_args.encoder_path
-        self._of_each_fold = getattr(model_args, "encoder_of_each_fold", False)
+        self._of_each_fold = model_args.encoder_of_each_fold
         self._encoded = ""
         self._variants: tuple[FrameCache, ...] = ()
         self._varied: tuple[Any, ...] = ()

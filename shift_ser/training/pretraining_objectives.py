@@ -46,6 +46,7 @@ class AdaptArguments:
     mask_padding: ClassVar[None] = None  # what a corpus asks of the arguments of a run
     problem_type: ClassVar[None] = None
     dimensions: ClassVar[None] = None
+    encoder_of_each_fold: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse what is out of range or would be ignored.

@@ -293,8 +293,7 @@ def _sort_key(value: Any) -> Any:
     """Numbers by size and before names; tuples part by part."""
     if isinstance(value, tuple):
         return tuple(map(_sort_key, value))
-    number = isinstance(value, (int, float))
-    return (not number, value if number else 0, str(value))
+    return (False, value) if isinstance(value, (int, float)) else (True, str(value))
 
 
 def _check_sessions(rows: list[Row], *, unit: str, how: str | None, title: str) -> bool:

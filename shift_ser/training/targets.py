@@ -158,11 +158,12 @@ class Targets:
         if not self.dimensions:
             return {}
         values = np.stack([self.values[name] for name in utterances])
-        means, stds = values.mean(axis=0), values.std(axis=0)
-        for name, mean, std in zip(self.dimensions, means, stds, strict=True):
-            if std == 0:
-                raise ValueError(f"{name} must not be constant in the training set, it is {mean:g} in all its rows")
-        return {"dimension_means": means.tolist(), "dimension_stds": stds.tolist()}
+        for name, column in zip(self.dimensions, values.T, strict=True):
+            if column.min() == column.max():
+                raise ValueError(
+                    f"{name} must not be constant in the training set, it is {column[0]:g} in all its rows"
+                )
+        return {"dimension_means": values.mean(axis=0).tolist(), "dimension_stds": values.std(axis=0).tolist()}
 
     def class_weights(self, utterances: Sequence[str]) -> torch.Tensor:
         """Weights of the classes that make each count the same: utterances by classes times those of the class.
@@ -174,13 +175,13 @@ class Targets:
         """
         counts = self._counts(utterances)
         for name, count in zip(self.outputs, counts, strict=False):
-            if count == 0:
+            if not count:
                 raise ValueError(f"class_weights must have every class in the training set, it has no {name!r}")
         return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
 
     def absent_from(self, utterances: Sequence[str]) -> list[str]:
         """The labels that none of these utterances has; of soft labels, that nobody voted for."""
-        return [name for name, count in zip(self.labels, self._counts(utterances), strict=False) if count == 0]
+        return [name for name, count in zip(self.labels, self._counts(utterances), strict=False) if not count]
 
     def _counts(self, utterances: Sequence[str]) -> np.ndarray:
         """Utterances of each class, or the sum of their shares; none for dimensions alone."""
@@ -234,8 +235,8 @@ def _shares(
         shares = np.zeros(len(classes))
         for label, count in votes.items():
             if label in place or other:
-                shares[place.get(label, len(classes) - 1 if OTHER not in place else place[OTHER])] += count
-        if shares.sum() > 0:
+                shares[place[label if label in place else OTHER]] += count
+        if shares.any():
             found[name] = shares / shares.sum()
         else:
             without.append(name)

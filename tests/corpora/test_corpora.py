@@ -1,11 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
+import soundfile as sf
 from datasets import ClassLabel, Dataset, DatasetInfo, Features, Value
 from media_files import KINDS, media
 
 from shift_ser.corpora import CORPORA, check_corpus, corpus_info, find_corpus, load_corpus
-from shift_ser.corpora.check import inspect_recording
+from shift_ser.corpora.check import check_dataset, inspect_recording
 from shift_ser.corpora.corpus import Corpus, CorpusInfo
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.hub.model_card import run_card
@@ -109,3 +111,37 @@ def test_what_is_wrong_with_a_video_is_told_as_of_a_recording(tmp_path):
         path = tmp_path / "video"
         path.write_bytes(content)
         assert inspect_recording(path) == found
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "channels", "found"),
+    [
+        (0, 16000, 1, ["empty"]),
+        (399, 16000, 1, ["shorter than one frame"]),
+        (400, 16000, 1, []),
+        (1, 16000, 1, ["shorter than one frame"]),
+        (199, 8000, 1, ["shorter than one frame", "another rate"]),
+        (200, 8000, 1, ["another rate"]),
+        (1199, 48000, 2, ["shorter than one frame", "another rate", "more than one channel"]),
+        (1200, 48000, 2, ["another rate", "more than one channel"]),
+    ],
+)
+def test_a_recording_is_long_enough_from_one_frame_on(samples, rate, channels, found, tmp_path):
+    sf.write(tmp_path / "a.wav", np.zeros((samples, channels)), rate)
+    assert inspect_recording(tmp_path / "a.wav") == found
+
+
+def test_three_recordings_are_named_and_a_table_without_published_counts_has_none(tmp_path):
+    columns = {"utterance": list("abcdefg"), "label": [0, 1, 0, 0, 0, 0, 1]}
+    lengths = [399, 399, 399, 399, 0, 0, 0]
+    for name, length in zip(columns["utterance"], lengths, strict=True):
+        sf.write(tmp_path / f"{name}.wav", np.zeros(length), 16000)
+    columns["audio"] = [str(tmp_path / f"{name}.wav") for name in columns["utterance"]]
+    rows = Dataset.from_dict(columns).cast_column("label", ClassLabel(names=["sad", "glad"]))
+    report = check_dataset(rows, title="own", root=tmp_path)
+    assert report.problems == [
+        "3 recording(s) empty: e, f, g", "4 recording(s) shorter than one frame: a, b, c, ...",
+    ]  # fmt: skip
+    lines = [line.split() for line in str(report).splitlines()]
+    assert lines[1:3] == [["corpus", "sad", "glad", "used"], ["all", "5", "2", "7"]] and not report.ok
+    assert lines[3:5] == [["skipped", "labels:", "none"], ["passed", "over:", "none"]]

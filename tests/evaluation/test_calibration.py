@@ -222,6 +222,24 @@ def test_losses_have_the_interval_of_a_t_test_over_speakers():
     assert describe(said)["intervals"]["nll"] == pytest.approx(tuple(interval))
 
 
+def test_losses_are_not_below_0_nor_are_their_intervals():
+    shares = np.array([[0.999, 0.001]] * 11 + [[0.5, 0.5]])
+    rows = [{"utterance": f"u{i}", "label": "angry", "speaker": f"s{i % 6}"} for i in range(12)]
+    said = [row | {"probabilities": dict(zip(LABELS, p, strict=False))} for row, p in zip(rows, shares, strict=True)]
+    for low, high in describe(Predictions.from_rows(said))["intervals"].values():
+        assert low == 0 < high
+
+
+def test_the_band_has_a_thousand_draws_and_fifteen_bins_unless_others_are_asked_for():
+    shares = softmax(drawn(60)[0], axis=1)
+    assert calibrated_error(shares) == calibrated_error(shares, num_bins=15, num_draws=1000, seed=0)
+    assert calibrated_error(shares) != calibrated_error(shares, seed=1)
+    references = np.zeros(60, dtype=int)
+    assert reliability_table(shares, references=references) == reliability_table(
+        shares, references=references, num_bins=15
+    )
+
+
 def test_describe_without_and_with_several_temperatures():
     logits, references = drawn(200)
     shares = softmax(logits, axis=1)
@@ -247,6 +265,12 @@ def test_describe_without_and_with_several_temperatures():
         (lambda: fit_temperature(np.array([[0.0, np.nan]]), references=[0]), "the top one finite, got .*nan"),
         (lambda: fit_temperature(np.array([[0.0, np.inf]]), references=[0]), "the top one finite, got .*inf"),
         (lambda: fit_temperature(np.eye(2), references=[0, 1], bounds=(0, 2)), r"0 < low < high, got \(0, 2\)"),
+        (lambda: fit_temperature(np.eye(2), references=[0, 1], bounds=(2, 2)), r"0 < low < high, got \(2, 2\)"),
+        (lambda: fit_temperature(np.eye(2), references=[0, 1], bounds=(1, np.inf)), r"0 < low < high, got \(1, inf\)"),
+        (lambda: calibration_error(np.zeros(4), references=np.zeros(4)), r"got \(4,\) and \(4,\)"),
+        (lambda: calibration_error(np.zeros((4, 0)), references=np.zeros(4)), r"none of them 0, got \(4, 0\)"),
+        (lambda: apply_temperature(np.eye(2), -1.0), "temperature must be finite and above 0, got -1.0"),
+        (lambda: apply_temperature(np.eye(2), np.inf), "temperature must be finite and above 0, got inf"),
         (lambda: reliability_table(np.eye(2), references=np.array([0, 1]), num_bins=0), "at least 1, got 0"),
         (lambda: apply_temperature(np.eye(2), 0.0), "temperature must be finite and above 0, got 0.0"),
         (lambda: apply_temperature(np.eye(2), [1.0, np.nan]), "temperature must be finite and above 0"),

@@ -105,10 +105,26 @@ OVER = "points over 5 folds with 10 speakers"
          f"Shiftformer is 20.0 points WA above LSTM (95% interval +10.0 to +30.0 {OVER}, 3 seeds; p < 0.001,"
          " p = 0.050 by Holm over 12 sentences): the data do not tell them apart (a difference of 5.1 points would"
          " have been seen in 8 of 10 cases)."),
+        (found(0.0, (-0.01, 0.01), 1.0),
+         f"Shiftformer is within 0.1 points WA of LSTM (95% interval -1.0 to +1.0 {OVER}, 3 seeds; p = 1.000): the"
+         " data do not tell them apart (a difference of 5.1 points would have been seen in 8 of 10 cases)."),
+        (found(0.0004, (0.0, 0.001), 0.05) | {"num_seeds": 2},  # at its bound; shown are tenths of a point
+         f"Shiftformer is within 0.1 points WA of LSTM (95% interval +0.0 to +0.1 {OVER}, 2 seeds; p = 0.050): the"
+         " data tell them apart."),
+        (found(0.0006, (0.0, 0.001), 0.001),
+         f"Shiftformer is 0.1 points WA above LSTM (95% interval +0.0 to +0.1 {OVER}, 3 seeds; p = 0.001): the data"
+         " tell them apart."),
     ],
 )  # fmt: skip
 def test_sentence(comparison, expected):
     assert sentence(comparison) == expected
+
+
+def test_a_sentence_of_a_dimension_has_three_digits_and_no_points():
+    comparison = found(0, [0, 0], 1) | {"ccc_valence": found(-0.0479, (-0.1, 0.0), 0.04)["wa"]}
+    told = "Shiftformer is 0.048 CCC valence below LSTM (95% interval -0.100 to +0.000 over 5 folds with 10 speakers,"
+    assert sentence(comparison, score="ccc_valence") == f"{told} 3 seeds; p = 0.040): the data tell them apart."
+    assert sentence(found(0, [0, 0], 1)).endswith("both scores are equal.")
 
 
 def test_sentences_that_are_read_together_are_adjusted_together():
@@ -152,6 +168,32 @@ def without(*columns):
 def test_runs_that_cannot_be_compared(other, message):
     with pytest.raises(ValueError, match=message):
         compare(run("A", 0.7), other)
+
+
+def valued(values, targets):
+    return Predictions.from_rows(
+        {"utterance": f"u{row}", "speaker": f"s{row % 6}", "values": {"valence": said}, "targets": {"valence": true}}
+        for row, (said, true) in enumerate(zip(values, targets, strict=True))
+    )
+
+
+def test_runs_of_dimensions_need_the_same_true_values_and_runs_of_labels_are_no_runs_of_dimensions():
+    numbers = [1.0 * row * row for row in range(12)]
+    one, other = valued(numbers, numbers), valued(numbers, [*numbers[:-1], 0.5])
+    with pytest.raises(ValueError, match=r"agree on the target_valence of 'u11', got \(.*121.*, .*0\.5.*\)"):
+        compare(one, other)
+    labels = Predictions.from_rows(predicted(12, speakers=6))
+    labels = Predictions(labels.table.assign(utterance=one.table["utterance"], speaker=one.table["speaker"]))
+    with pytest.raises(ValueError, match=r"same scores, got \['wa', .*\] of the first and \['ccc', .* of the second"):
+        compare(labels, one)
+
+
+def test_labels_that_one_run_alone_predicts_are_counted():
+    rows = predicted(60, speakers=6)
+    other = [{**row, "prediction": "bored"} for row in rows]
+    comparison = compare(Predictions.from_rows(rows), Predictions.from_rows(other))
+    assert comparison["wa"]["difference"] == pytest.approx(by_sklearn(rows)[0])
+    assert comparison["f1"]["difference"] == pytest.approx(by_sklearn(rows)[2])
 
 
 def test_too_little_to_compare():

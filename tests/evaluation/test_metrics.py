@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from transformers import EvalPrediction
 
-from shift_ser.evaluation.metrics import SpeechEmotionMetric, ccc_rmse, compute_metrics, score_of, wa_ua_f1
+from shift_ser.evaluation.metrics import SCORES, SpeechEmotionMetric, ccc_rmse, compute_metrics, score_of, wa_ua_f1
 
 
 def naive_scores(predictions, references) -> dict[str, float]:
@@ -115,3 +115,17 @@ def test_scores_of_dimensions_reach_their_bounds_and_are_no_percentages():
     assert score_of("rmse").low == best["rmse"] == 0 and 1 < worst["rmse"] < score_of("rmse").high
     assert [score_of(name).shown(0.5) for name in ("ua", "ccc", "rmse_valence")] == ["50.00", "0.500", "0.500"]
     assert [score_of(name).greater_is_better for name in ("ua", "ccc", "rmse_valence")] == [True, True, False]
+    assert {(score_of(name).low, score_of(name).high) for name in SCORES} == {(0, 1)}
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
+def test_agreement_does_not_depend_on_the_unit_and_the_error_is_in_it(scale):
+    targets, values = np.array([[1.0], [2.0], [4.0]]), np.array([[1.5], [1.0], [3.0]])
+    here = ccc_rmse(values, targets=targets, dimensions=["valence"])
+    there = ccc_rmse(scale * values, targets=scale * targets, dimensions=["valence"])
+    assert there == pytest.approx({name: here[name] * (scale if name[0] == "r" else 1) for name in here})
+
+
+def test_a_difference_of_scores_tells_its_sign():
+    assert score_of("ua").shown(0.012, sign=True) == "+1.20" and score_of("ccc").shown(-0.5, sign=True) == "-0.500"
+    assert score_of("ua").shown(0.012, digits=1) == "1.2" and score_of("rmse").shown(3.0, digits=1) == "3.00"

@@ -2,6 +2,7 @@ import csv
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
 from test_uncertainty import LABELS, predicted
@@ -78,6 +79,35 @@ def test_files_that_hold_no_predictions_are_named_with_what_they_hold(tmp_path, 
     (tmp_path / "said.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"said\.csv'.*({message})"):
         Predictions.read(tmp_path / "said.csv")
+
+
+def test_probabilities_may_be_off_by_a_thousandth_together():
+    row = {"utterance": "a", "label": "sad"}
+    for off in (0.0009, -0.0009):
+        assert len(Predictions.from_rows([row | {"probabilities": {"sad": 0.5 + off, "angry": 0.5}}])) == 1
+    for off in (0.0011, -0.0011):
+        with pytest.raises(ValueError, match="sum to 1"):
+            Predictions.from_rows([row | {"probabilities": {"sad": 0.5 + off, "angry": 0.5}}])
+
+
+def test_a_temperature_that_one_row_lacks_is_none_and_a_column_that_is_not_there_has_no_count():
+    said = Predictions.from_rows(with_probabilities(4)).with_columns(temperature=[2.0, 3.0, 2.0, 2.0])
+    assert said.temperature.tolist() == [2, 3, 2, 2] and said.count("temperature") == 2
+    assert said.with_columns(temperature=[2.0, None, 2.0, 2.0]).temperature is None
+    plain = Predictions.from_rows([PLAIN])
+    assert plain.temperature is plain.count("speaker") is plain.probabilities is None
+    assert plain.labels == ["angry", "sad"] and plain.dimensions == []
+
+
+@pytest.mark.parametrize("name", ["value_valence", "target_valence"])
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+def test_values_and_targets_are_finite_and_come_together(name, wrong):
+    table = pd.DataFrame({"utterance": ["a", "b", "c"], "value_valence": [1.0, 2, 3], "target_valence": [1.0, 2, 3]})
+    with pytest.raises(ValueError, match="every value_valence must have a column target_valence"):
+        Predictions(table.drop(columns="target_valence"))
+    table.loc[1, name] = wrong
+    with pytest.raises(ValueError, match=rf"{name} must (be finite|hold a number in every row).* row 2"):
+        Predictions(table)
 
 
 def test_no_file_and_tables_that_do_not_go_together(tmp_path):

@@ -1,7 +1,10 @@
+import json
 import os
+import zlib
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
 from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.report import plot_confusion
@@ -9,7 +12,10 @@ from shift_ser.evaluation.run_folder import (
     changed_files,
     check_model_files,
     fold_folder,
+    json_text,
+    main_figure,
     read_json,
+    save_figure,
     write_checksums,
     write_json,
 )
@@ -27,6 +33,31 @@ def test_json_is_read_back_and_replaces_the_old_file(tmp_path):
         write_json(tmp_path / "results.json", obj)
         assert read_json(tmp_path / "results.json") == obj
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_json_is_indented_by_two_and_ends_its_last_line():
+    assert json_text({"a": [1]}) == '{\n  "a": [\n    1\n  ]\n}\n'
+
+
+def test_a_run_of_dimensions_alone_shows_their_values():
+    told = [main_figure({"summary": {"test": {name: {}, "wa": {}}}}) for name in ("ua", "ccc")]
+    assert told == ["confusion.png", "values.png"]
+
+
+def test_a_figure_has_150_dots_an_inch(tmp_path):
+    save_figure(tmp_path / "figure.png", Figure(figsize=(2, 1)))
+    assert matplotlib.image.imread(tmp_path / "figure.png").shape[:2] == (150, 300)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (5 << 19) + 1])
+def test_checksums_are_size_and_crc_of_the_whole_file(size, tmp_path):
+    content = bytes(range(251)) * (size // 251 + 1)
+    (tmp_path / "weights").write_bytes(content[:size])
+    write_checksums(tmp_path, ["weights"], coming={"next": [1]})
+    noted = json.loads((tmp_path / "checksums.json").read_text())
+    assert noted["weights"] == [size, zlib.crc32(content[:size])]
+    write_json(tmp_path / "next", [1])
+    assert changed_files(tmp_path) == {}
 
 
 @pytest.mark.parametrize("bad", [{"wa": float("nan")}, {"wa": object()}])
@@ -98,6 +129,10 @@ def test_a_changed_file_is_named_and_how_a_meant_change_is_accepted(sealed, name
 def test_a_file_of_the_model_that_is_gone_is_named_and_one_of_the_predictions_is_not_asked_for(sealed):
     (sealed / "predictions.csv").unlink()
     check_model_files(sealed)
+    (sealed / "run.json").unlink()
+    with pytest.raises(FileNotFoundError):  # what is gone is not damaged
+        read_json(sealed / "run.json")
+    write_json(sealed / "run.json", {"seed": 42})
     (sealed / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors' is missing"):
         check_model_files(sealed)

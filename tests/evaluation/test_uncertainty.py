@@ -155,6 +155,7 @@ def test_holm():
     [
         ("speaker", {}, "speakers are not stated"),
         ("", {"speaker": "F"}, "1 speakers, and fewer than 6"),
+        ("", {"speaker": lambda row: f"s{int(row['speaker'][1:]) % 5}"}, "5 speakers, and fewer than 6"),
         ("", {"fold": lambda row: int(row["speaker"][1:]) % 2}, "2 folds, whose speakers share a model"),
     ],
 )
@@ -171,6 +172,13 @@ def test_where_there_is_no_interval_over_speakers_the_reason_is_told(drop, chang
 def test_folds_that_share_speakers_are_no_unit():
     rows = [{**row, "fold": index % 3} for index, row in enumerate(predicted(60, speakers=10))]
     assert describe(rows)["unit"] == "speaker"
+
+
+@pytest.mark.parametrize(("folds", "unit", "number"), [(1, "speaker", 6), (3, "fold", 3)])
+def test_six_speakers_of_one_fold_or_of_three_are_enough(folds, unit, number):
+    rows = [{**row, "fold": int(row["speaker"][1:]) % folds} for row in predicted(60, speakers=6)]
+    described = describe(rows, num_resamples=5)
+    assert (described["unit"], described["num_units"], described["no_interval"]) == (unit, number, "")
 
 
 def test_few_speakers_widen_the_interval_by_what_hesterberg_says():
@@ -230,6 +238,15 @@ def test_the_same_seed_gives_the_same_json():
     assert np.ptp(describe(rows, level=0.5)["ua"]["speakers"]) < np.ptp(describe(rows)["ua"]["speakers"])
 
 
+def test_the_defaults_are_those_that_are_told():
+    rows = predicted(30)
+    counts = confusion_by(table(rows), unit="speaker")[1]
+    assert describe(rows) == describe(rows, level=0.95, num_resamples=2000, seed=0)
+    told = bootstrap_interval(counts, statistic=scores, level=0.95, num_resamples=2000, seed=0)
+    np.testing.assert_array_equal(bootstrap_interval(counts), told)
+    assert bootstrap_interval(counts[:2]).shape == (3, 2) and bootstrap_interval(counts[:1]) is None
+
+
 def test_one_utterance_has_no_interval_and_perfection_a_point():
     one = describe(predicted(1))
     assert one["wa"]["utterances"] is None and one["f1"]["speakers"] is None
@@ -241,3 +258,6 @@ def test_what_is_refused():
     for wrong in ({"level": 1}, {"level": 0}, {"num_resamples": 0}):
         with pytest.raises(ValueError, match="level must be between 0 and 1 and num_resamples above 0, got"):
             describe(predicted(), **wrong)
+    for level in (0, 1):
+        with pytest.raises(ValueError, match=f"level must be between 0 and 1, got {level}"):
+            jackknife(confusion_by(table(predicted()), unit="speaker")[1]).interval(level=level)

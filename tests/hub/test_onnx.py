@@ -8,6 +8,7 @@ import sys
 import wave
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
@@ -239,7 +240,12 @@ def test_the_readmes_preprocessing_is_the_feature_extractors(options):
 @pytest.fixture
 def traced_before(exported, monkeypatch):
     """The model of `exported`, whose trace is taken from there."""
-    monkeypatch.setattr(export, "write_onnx", lambda _, path, **__: shutil.copy(exported[1] / "model.onnx", path))
+
+    def write(model, path, *, opset):
+        assert opset == 20  # the default
+        shutil.copy(exported[1] / "model.onnx", path)
+
+    monkeypatch.setattr(export, "write_onnx", write)
     return ShiftForSequenceClassification.from_pretrained(exported[0])
 
 
@@ -250,6 +256,9 @@ def test_int8_is_smaller_and_gives_nearly_torchs_scores(exported, traced_before,
     weights = sum(one.weight.numel() for one in traced_before.modules() if isinstance(one, nn.Linear))
     before, after = ((path / "model.onnx").stat().st_size for path in (exported[1], folder))
     assert before - after > 0.8 * 3 * weights  # bytes: three of four of each
+    tensors = {each.name: each for each in onnx.load(folder / "model.onnx").graph.initializer}
+    scales = {name: list(each.dims) for name, each in tensors.items() if name.endswith("_scale")}
+    assert scales and all(dims == tensors[name[:-5] + "quantized"].dims[-1:] for name, dims in scales.items())
     assert 0 < difference <= export.INT8_TOLERANCE
     said = "in int8; its scores were compared with torch's on 4 batches of noise: the largest difference is"
     assert f"{said} {difference:.0e}" in (folder / "README.md").read_text(encoding="utf-8")
@@ -268,6 +277,39 @@ def test_int8_that_changes_scores_too_much_is_not_left(traced_before, tmp_path):
     with pytest.raises(RuntimeError, match=r"scores must be within 0\.05 of torch's.*nothing was written"):
         export.export_onnx(traced_before, ShiftFeatureExtractor(), tmp_path / "onnx", int8=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("part", "expected"), [(0.04, 0.02), (0.09, 0.045), (0.11, None)])
+def test_int8_may_change_a_value_by_a_tenth_of_its_deviation(part, expected, exported):
+    """A model that says what its graph says, but for the last value, off by a part of the deviation."""
+    path, model = exported[1] / "model.onnx", ShiftForSequenceClassification.from_pretrained(exported[0])
+    model.config.dimensions, model.config.dimension_stds = ["valence", "arousal"], [1.0, 40.0]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def differ(module, args, options, output):
+        inputs = {"input_values": args[0].numpy(), "attention_mask": options["attention_mask"].numpy()}
+        output.logits = torch.from_numpy(session.run(["logits"], inputs)[0])
+        output.logits[:, -1] += part * 40
+        return output
+
+    model.register_forward_hook(differ, with_kwargs=True)
+    if expected is None:
+        with pytest.raises(RuntimeError, match=r"differ by 0\.055"):
+            export.check_onnx(path, model, int8=True)
+    else:
+        assert export.check_onnx(path, model, int8=True) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_empty_folder_is_filled_and_the_configuration_is_the_models(traced_before, tmp_path):
+    difference = export.export_onnx(traced_before, ShiftFeatureExtractor(), tmp_path)
+    config = traced_before.config.to_dict()
+    del config["auto_map"]  # there is no code beside it
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(json.dumps(config))
+    assert 0 <= difference == export.check_onnx(tmp_path / "model.onnx", traced_before)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(FileExistsError, match="output_dir must not exist yet or be an empty folder"):
+            export.export_onnx(traced_before, ShiftFeatureExtractor(), path)
 
 
 def test_a_file_that_fails_the_check_is_not_left(traced_before, tmp_path):
@@ -319,8 +361,8 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
         export.export_onnx(model.train(), ShiftFeatureExtractor(), tmp_path / "onnx")
     with pytest.raises(ValueError, match=r"in float32 on the CPU, got eval mode and torch.bfloat16"):
         export.export_onnx(tiny_model("linear").bfloat16(), ShiftFeatureExtractor(), tmp_path / "onnx")
-    with pytest.raises(ValueError, match="opset must be at least 18, got 11"):
-        export.export_onnx(model.eval(), ShiftFeatureExtractor(), tmp_path / "onnx", opset=11)
+    with pytest.raises(ValueError, match="opset must be at least 18, got 17"):
+        export.export_onnx(model.eval(), ShiftFeatureExtractor(), tmp_path / "onnx", opset=17)
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="output_dir must not exist yet or be an empty folder"):
         export.export_onnx(model, ShiftFeatureExtractor(), tmp_path)

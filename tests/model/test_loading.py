@@ -61,6 +61,23 @@ def test_a_model_without_head_or_encoder_says_what_to_do(tmp_path):
         ShiftModel.from_pretrained(tmp_path / "encoder")
 
 
+def test_of_many_problems_three_are_shown(saved):
+    edit_weights(saved, lambda state: {key: value for key, value in state.items() if "blocks" not in key})
+    with pytest.raises(RuntimeError) as caught:
+        ShiftForSequenceClassification.from_pretrained(saved)
+    told, number = str(caught.value).count("is missing"), re.search(r"\((\d+) in all\)", str(caught.value))
+    names = [name for name, _ in tiny_model("shiftcnn").named_parameters() if "blocks" in name]
+    assert told == 3 and int(number[1]) == len(names) > 3
+
+
+def test_an_encoder_that_lacks_weights_is_refused_with_the_first_of_them(tmp_path):
+    HubertModel(tiny_encoder_config()).save_pretrained(tmp_path)
+    lost = ["encoder.layers.0.attention.k_proj.bias", "encoder.layers.1.attention.k_proj.bias"]
+    edit_weights(tmp_path, lambda state: {key: value for key, value in state.items() if key not in lost})
+    with pytest.raises(ValueError, match=rf"lacks 2, the first is '{re.escape(lost[0])}'"):
+        ShiftForSequenceClassification.from_encoder_pretrained(str(tmp_path))
+
+
 def test_learned_vectors_of_spec_augment_may_be_missing(saved):
     speech, mask = speech_batch([3000, 2000])
     expected = ShiftForSequenceClassification.from_pretrained(saved)(speech, attention_mask=mask).logits
@@ -208,8 +225,9 @@ def test_weights_that_no_training_leaves_are_refused(tmp_path, weight, told):
     tiny_model("linear").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, "classifier.bias": weight}, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match=told):
-        ShiftForSequenceClassification.from_pretrained(tmp_path)
+    for place in ((tmp_path, {}), (tmp_path.parent, {"subfolder": tmp_path.name})):
+        with pytest.raises(RuntimeError, match=told):
+            ShiftForSequenceClassification.from_pretrained(place[0], **place[1])
 
 
 def test_an_encoder_with_weights_that_are_not_finite_is_refused(tmp_path):

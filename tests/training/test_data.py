@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ from conftest import tiny_encoder_config
 from transformers import AutoModel, set_seed
 
 from shift_ser import ShiftFeatureExtractor, ShiftForSequenceClassification
+from shift_ser.training.augmentation import SLOWEST, Augmenter
 from shift_ser.training.batching import DataCollatorForShift
 
 
@@ -73,6 +75,115 @@ def test_fine_tuning_from_cached_convolutions_ends_like_fine_tuning_without(cros
             for data in (examples, waves)
         ]
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
+
+
+def load_encoder(run):
+    return ShiftForSequenceClassification.from_encoder_pretrained(run.model_args.encoder_of(1)).shift_ser.encoder
+
+
+def test_the_corpus_is_encoded_once_for_each_encoder_and_its_draws_once_for_each_way(cross_validate, tmp_path):
+    run = cross_validate(tmp_path / "out")
+    corpus, encoder = run.corpus, load_encoder(run)
+    names, augment = corpus.utterances[:3], Augmenter(("speed", "noise"), 0)
+    corpus.encode(encoder, output="last", name="one")
+    cache = corpus.cache
+    corpus.encode(encoder, output="last", name="one")
+    assert corpus.cache is cache
+    corpus.encode(encoder, output=1, name="two")
+    assert corpus.cache is not cache
+    plain = corpus.examples(names).seconds
+
+    def first_epochs(augment, count):
+        corpus.encode_variants(encoder, augment, count=count, output=1)
+        turns, found = corpus.examples(names, augment=augment), []
+        for epoch in range(4):
+            turns.set_epoch(epoch)
+            found.append([turns[row]["encoder_hidden_states"] for row in range(3)])
+        return turns.seconds, found
+
+    seconds, drawn = first_epochs(augment, 3)
+    assert seconds == pytest.approx([length / SLOWEST for length in plain])  # as long as any draw can be
+    assert [all(map(torch.equal, drawn[0], later)) for later in drawn[1:]] == [False, False, True]
+    _, of_two = first_epochs(augment, 2)
+    assert all(map(torch.equal, of_two[0] + of_two[1] + of_two[2], drawn[0] + drawn[1] + drawn[0]))
+    _, louder = first_epochs(Augmenter(("gain",), 0), 2)
+    assert not all(map(torch.equal, louder[0], drawn[0]))
+
+
+def test_labels_of_another_order_leave_the_recordings_as_they_are(cross_validate, tmp_path):
+    corpus = cross_validate(tmp_path / "out", "--scenario", "fine_tuning").corpus
+    labels = corpus.targets.labels[::-1]
+    other = corpus.with_labels(labels)
+    assert other.cache is None and other.dataset.features["label"].names == labels
+    for name in corpus.utterances:
+        assert labels[other.targets.of(name)] == corpus.targets.labels[corpus.targets.of(name)]
+    assert [labels[number] for number in other.dataset["label"]] == [
+        corpus.targets.labels[number] for number in corpus.dataset["label"]
+    ]
+
+
+def test_a_batch_must_have_room_for_the_longest_utterance_as_it_is_cut(cross_validate, tmp_path):
+    corpus = cross_validate(tmp_path / "out", "--max_seconds", 100).corpus
+    name, seconds = max(
+        ((name, recording.num_samples / 16000) for name, recording in corpus.recordings.items()),
+        key=lambda pair: pair[1],
+    )
+    for most in (None, seconds, 100):
+        corpus.check_batch_seconds(most)
+    with pytest.raises(ValueError, match=rf"longest utterance, {seconds:g} s \('{name}'\), got {seconds - 0.01:g}"):
+        corpus.check_batch_seconds(seconds - 0.01)
+    cut = cross_validate(tmp_path / "out", "--max_seconds", 1.5).corpus
+    cut.check_batch_seconds(1.5)
+    with pytest.raises(ValueError, match=r"1\.5 s"):
+        cut.check_batch_seconds(1.49)
+
+
+@pytest.mark.parametrize("each_fold", [False, True])
+def test_what_has_changed_under_a_run_is_counted_and_named(each_fold, cross_validate, encoder, small_corpus, tmp_path):
+    corpus = shutil.copytree(small_corpus, tmp_path / "corpus")
+    for fold in range(1, 6):
+        shutil.copytree(encoder, tmp_path / "encoders" / f"fold{fold}")
+    word = tmp_path / "encoders" / ("fold{fold}" if each_fold else "fold1")
+    run = cross_validate(tmp_path / "out", "--encoder", word, corpus=corpus)
+    run.corpus.check_unchanged()
+    (tmp_path / "encoders" / "fold2" / "new.txt").write_text("")  # beside the encoder of a run that has one
+    if each_fold:
+        with pytest.raises(OSError, match=r"'.*fold2/new\.txt' has changed$"):
+            run.corpus.check_unchanged()
+        (tmp_path / "encoders" / "fold2" / "new.txt").unlink()
+    run.corpus.check_unchanged()
+    wavs = [next(corpus.rglob(f"wav/*/{name}.wav")) for name in run.corpus.utterances[:3]]
+    wavs[0].unlink()
+    with pytest.raises(OSError, match=rf"{wavs[0].name}' has changed$"):
+        run.corpus.check_unchanged()
+    wavs[1].write_bytes(wavs[1].read_bytes()[:-2])
+    wavs[2].touch()
+    with pytest.raises(OSError, match=r"has changed, and 2 more$"):
+        run.corpus.check_unchanged()
+
+
+def test_preprocessing_is_the_encoders_unless_it_is_said_and_for_16_khz(cross_validate, encoder, tmp_path):
+    copy = shutil.copytree(encoder, tmp_path / "encoder")
+    flags = ["--encoder", copy, "--max_seconds", 1.25, "--scenario", "fine_tuning"]
+
+    def extractor(*words):
+        return cross_validate(tmp_path / "out", *flags, *words).corpus.feature_extractor
+
+    assert (extractor().fixed_length, extractor().do_normalize) == (None, True)
+    assert extractor("--mask_padding", "false", "--variant", "linear").fixed_length == 20000
+    assert extractor("--mask_padding", "true").fixed_length is None
+    assert extractor("--do_normalize", "false").do_normalize is False
+    path = copy / "preprocessor_config.json"
+    told = json.loads(path.read_text())
+    path.unlink()
+    said = extractor("--do_normalize", "false", "--mask_padding", "false", "--variant", "linear")
+    assert (said.do_normalize, said.fixed_length) == (False, 20000)
+    with pytest.raises(ValueError, match=r"do_normalize must be given, .* got None"):
+        extractor()
+    for rate in (8000, 48000):
+        path.write_text(json.dumps({**told, "sampling_rate": rate}))
+        with pytest.raises(ValueError, match=f"encoder must take speech at 16000 Hz, got {rate}"):
+            extractor()
 
 
 @pytest.mark.parametrize("scenario", ["feature_extraction", "fine_tuning"])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from shift_ser.training.protocols import plan_folds, protocol_text, protocol_title
+from shift_ser.training.protocols import PROTOCOLS, plan_folds, protocol_text, protocol_title
 
 SPEAKERS = "abcd"
 
@@ -34,6 +34,7 @@ def test_the_published_lists_are_the_folds_and_a_fifth_of_training_selects(tmp_p
     assert [plan.fold for plan in plans] == [1, 2, 3, 4] and plans[1].test_group == "EmoBox fold 2"
     for plan, speaker in zip(plans, SPEAKERS, strict=True):
         assert {name[0] for name in plan.test} == {speaker} and len(plan.validation) == 4 and len(plan.train) == 14
+        assert PROTOCOLS["emobox"].selects  # as each plan has a validation set
         assert set(plan.train) | set(plan.validation) | set(plan.test) == set(names)
 
 

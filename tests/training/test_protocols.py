@@ -229,10 +229,11 @@ def test_hash_does_not_change_between_releases_and_processes():
         ((1, 2, 3), {"protocol": "authors", "validation": "random"}, "must be left out with .*'authors'.*got 'random'"),
         ((1, 2), {}, r"fold_unit 'session' and validation 'session' needs at least 3 sessions, the "
                      r"dataset has \[1, 2\]"),
-        ((4,), {"protocol": "authors"}, r"validation None needs at least 2 sessions, the dataset has \[4\]"),
-        ((4,), {"validation": "random"}, r"validation 'random' needs at least 2 sessions, the dataset has \[4\]"),
-        ((4,), {"fold_unit": "speaker"}, r"needs at least 2 sessions, the dataset has \[4\]"),
-        ((), {"protocol": "authors", "fold_unit": "speaker"}, r"needs at least 2 speakers, the dataset has \[\]"),
+        ((4,), {"protocol": "authors"}, r"validation None needs at least 2 sessions, the dataset has \[4\]$"),
+        ((4,), {}, r"needs at least 3 sessions, the dataset has \[4\]$"),  # two would not do either
+        ((4,), {"validation": "random"}, r"validation 'random' needs at least 2 sessions, the dataset has \[4\]$"),
+        ((4,), {"fold_unit": "speaker"}, r"needs at least 2 sessions, the dataset has \[4\]$"),
+        ((), {"protocol": "authors", "fold_unit": "speaker"}, r"needs at least 2 speakers, the dataset has \[\]$"),
     ],
 )  # fmt: skip
 def test_plan_folds_refuses(sessions, options, message):

@@ -1,5 +1,6 @@
-"""Speaker-independence of every protocol, over random corpora."""
+"""Speaker-independence of every protocol, over random corpora; and what a corpus decides."""
 
+import hashlib
 import random
 
 import pytest
@@ -52,6 +53,7 @@ def test_no_protocol_shares_a_speaker_or_dialog_with_its_test_set(protocol, seed
             known = {name for name in row_of if not name.startswith("who")}
             assert sorted(tested) == sorted(known)  # everyone whose speaker is known, once
             for plan in plans:
+                assert bool(plan.validation) == PROTOCOLS[protocol].selects
                 for kind in ("speaker", *(["dialog"] if dialogs else [])):
                     parts = [{columns[kind][row_of[name]] for name in getattr(plan, part)} for part in PARTS]
                     train, validation, test = ({value for value in part if value in known_values} for part in parts
@@ -71,7 +73,12 @@ def test_every_protocol_that_makes_folds_is_among_them():
 
 @pytest.mark.parametrize(
     ("number", "options", "expected"),
-    [(12, {}, "test_blind"), (13, {}, "speaker_groups"), (13, {"fold_unit": "speaker"}, "test_blind")],
+    [
+        (12, {}, "test_blind"),
+        (13, {}, "speaker_groups"),
+        (13, {"fold_unit": "speaker"}, "test_blind"),
+        (13, {"validation": "random"}, "test_blind"),
+    ],
 )
 def test_many_speakers_are_divided_into_groups_unless_a_fold_for_each_is_asked_for(number, options, expected):
     names = [f"{place}" for place in range(number)]
@@ -79,3 +86,36 @@ def test_many_speakers_are_divided_into_groups_unless_a_fold_for_each_is_asked_f
     assert settled(columns, protocol="test_blind", **options)["protocol"] == expected
     assert settled({**columns, "session": names}, protocol="test_blind", **options)["protocol"] == "test_blind"
     assert settled(columns, protocol="authors", **options)["protocol"] == "authors"
+    nobody = {name: [*names, f"{number}"] for name in columns} | {"speaker": [*names, "unknown"]}
+    assert settled(nobody, protocol="test_blind", **options)["protocol"] == expected
+
+
+@pytest.mark.parametrize("count", [5, 6, 9, 10, 11])
+@pytest.mark.parametrize("options", [{}, {"seed": 3}])
+def test_a_random_validation_set_is_the_fifth_of_least_hash_rounded_up(count, options):
+    names = [f"{speaker}{number}" for speaker in "abc" for number in range(count)]
+    columns = {"utterance": names, "speaker": [name[0] for name in names]}
+    for fold, plan in enumerate(plan_folds(columns, validation="random", **options), 1):
+        draw = {name: hashlib.sha256(f"{options.get('seed', 0)}/{fold}/{name}".encode()).digest() for name in names}
+        others = sorted({*names} - {*plan.test}, key=draw.get)
+        assert {*plan.validation} == {*others[: -(-len(others) // 5)]}
+        assert plan.validation_group == f"random 20 %, seed {options.get('seed', 0)}" and plan.fold == fold
+
+
+def test_the_largest_speakers_are_dealt_out_first_and_five_groups_are_the_default():
+    sizes = {"e": 3, "d": 3, "c": 3, "b": 4, "a": 5}
+    names = [f"{speaker}{number}" for speaker, size in sizes.items() for number in range(size)]
+    columns = {"utterance": names, "speaker": [name[0] for name in names]}
+    plans = plan_folds(columns, protocol="speaker_groups", num_folds=3)
+    told = [(plan.test_group, "".join(sorted({name[0] for name in plan.test}))) for plan in plans]
+    assert told == [("speaker group 1", "a"), ("speaker group 2", "be"), ("speaker group 3", "cd")]
+    for default in (plan_folds(columns, protocol="speaker_groups", num_folds=5),
+                    plan_folds(columns, protocol="speaker_groups")):  # fmt: skip
+        assert ["".join({name[0] for name in plan.test}) for plan in default] == [*"abcde"]
+
+
+def test_sessions_come_in_the_order_of_numbers_and_then_of_names():
+    sessions = ["b", 10, 9.5, "a", 2]
+    columns = {name: [f"{session}" for session in sessions] for name in ("utterance", "speaker")}
+    plans = plan_folds(columns | {"session": sessions})
+    assert [plan.test_group for plan in plans] == [f"session {name}" for name in (2, 9.5, 10, "a", "b")]

@@ -7,8 +7,9 @@ from conftest import speech_batch, tiny_model
 from safetensors.torch import load_file, save_file
 
 from shift_ser import ShiftForSequenceClassification
+from shift_ser.evaluation.run_folder import read_json
 from shift_ser.training import feature_cache
-from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD, save_model
+from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD, save_model, share_shard
 
 
 def answers(folder) -> torch.Tensor:
@@ -49,6 +50,10 @@ def test_shards_load_as_what_was_saved_and_hold_all_of_it_once(tmp_path):
     sizes = [os.path.getsize(tmp_path / "a" / name) for name in (ENCODER_SHARD, HEAD_SHARD)]
     assert 0 <= sum(sizes) - os.path.getsize(tmp_path / "whole" / "model.safetensors") < 500  # a second header
     assert not (tmp_path / "a" / "model.safetensors").exists()
+    index = read_json(tmp_path / "a" / "model.safetensors.index.json")
+    weights = model.state_dict()
+    assert index["weight_map"].keys() == weights.keys()
+    assert index["metadata"]["total_size"] == sum(weight.nbytes for weight in weights.values())
 
 
 def test_without_hard_links_each_folder_has_a_copy(tmp_path, monkeypatch):
@@ -71,6 +76,10 @@ def test_only_the_same_bytes_are_shared_and_saving_again_leaves_others_alone(tmp
     (first / ENCODER_SHARD).write_bytes(content)  # a bit that the disk turned
     saved(second, tmp_path)
     assert len(set(places(first, second))) == 2
+    for path in (first, second):  # also where the times do not tell
+        os.utime(path / ENCODER_SHARD, (0, 0))
+    share_shard(second / ENCODER_SHARD, tmp_path)
+    assert len(set(places(first, second))) == 2
     saved(first, tmp_path)  # trained again
     assert len(set(places(first, second))) == 1
     before = answers(second)
@@ -79,6 +88,16 @@ def test_only_the_same_bytes_are_shared_and_saving_again_leaves_others_alone(tmp
         next(model.shift_ser.encoder.parameters()).add_(1)
     save_model(model, first, weights=model.state_dict(), run=tmp_path)
     assert len(set(places(first, second))) == 2 and torch.equal(answers(second), before)
+
+
+def test_no_link_is_made_to_a_link(tmp_path):
+    saved(tmp_path / "elsewhere", tmp_path / "elsewhere")
+    (tmp_path / "run" / "a").mkdir(parents=True)
+    (tmp_path / "run" / "a" / ENCODER_SHARD).symlink_to(tmp_path / "elsewhere" / ENCODER_SHARD)
+    saved(tmp_path / "run" / "b", tmp_path / "run")
+    assert not (tmp_path / "run" / "b" / ENCODER_SHARD).is_symlink()
+    saved(tmp_path / "run" / "c", tmp_path / "run")
+    assert len(set(places(tmp_path / "run" / "b", tmp_path / "run" / "c"))) == 1
 
 
 def test_a_trained_encoder_is_saved_whole_and_takes_the_place_of_shards(tmp_path):

@@ -242,6 +242,67 @@ def test_options_that_mean_nothing_are_refused(flags, message, cross_validate, t
         cross_validate(tmp_path / "out", *flags)
 
 
+@pytest.mark.parametrize(("number", "told"), [(1, "'u0'$"), (3, "'u0', 'u1', 'u2'$"), (4, "'u0', 'u1', 'u2', ...$")])
+def test_three_utterances_at_fault_are_named_and_of_more_that_there_are_more(number, told):
+    names, values = [f"u{row}" for row in range(6)], [None] * number + [1.0 * row for row in range(6 - number)]
+    votes = ["fear"] * number + ["sad"] * (6 - number)
+    rows = corpus(utterance=names, label=[0] * 6, valence=values, votes=votes)
+    for problem_type, dimensions in (("regression", ["valence"]), ("soft_label_classification", None)):
+        with pytest.raises(ValueError, match=f"{number} of 6 .*: {told}"):
+            Targets(rows, problem_type=problem_type, dimensions=dimensions)
+
+
+def test_dimensions_are_scaled_by_mean_and_deviation_of_the_training_set():
+    columns = {"valence": [1.0, 2.0, 4.0, -7.0], "arousal": [0.1, 0.1, 0.1, 9.0]}
+    targets = Targets(corpus(**columns), problem_type="multi_task", dimensions=["valence", "arousal"])
+    assert Targets(corpus()).scale(["a", "b"]) == {}
+    scale = targets.scale(["a", "b", "d"])
+    for place, column in enumerate(columns.values()):
+        kept = [column[row] for row in (0, 1, 3)]
+        assert scale["dimension_means"][place] == pytest.approx(np.mean(kept))
+        assert scale["dimension_stds"][place] == pytest.approx(np.std(kept))
+    with pytest.raises(
+        ValueError, match=r"arousal must not be constant in the training set, it is 0\.1 in all its rows"
+    ):
+        targets.scale(["a", "b", "c"])  # whose deviation in floating point is not 0
+    assert targets.of("d").tolist() == [0, 1, -7, 9] and targets.of("d").dtype == np.float32
+
+
+def test_class_numbers_of_another_order_are_the_same_labels():
+    ours = Targets(corpus(valence=[1.0, 2.0, 3.0, 5.0]), problem_type="multi_task", dimensions=["valence"])
+    theirs = ours.with_labels(["angry", "calm", "sad"])
+    assert theirs.outputs == ["angry", "calm", "sad", "valence"] and ours.outputs == ["sad", "angry", "valence"]
+    assert theirs.names["label2id"] == {"angry": 0, "calm": 1, "sad": 2, "valence": 3}
+    for name in ours.class_of:
+        assert theirs.labels[theirs.class_of[name]] == ours.labels[ours.class_of[name]]
+    assert theirs.absent_from("abcd") == ["calm"] and ours.absent_from("abc") == ["angry"]
+
+
+@pytest.mark.parametrize("other_votes", [True, False])
+def test_other_is_one_class_also_where_a_corpus_has_it(other_votes):
+    votes = ["sad:1 fear:1", "other:1 sad:3", "other:2 fear:2 sad:4", "other"]
+    rows = corpus(votes=votes).cast_column("label", ClassLabel(names=["other", "sad"]))
+    targets = Targets(rows, problem_type="soft_label_classification", other_votes=other_votes)
+    assert targets.outputs == ["other", "sad"]
+    expected = [0.5, 0.25, 0.5, 1] if other_votes else [0, 0.25, 1 / 3, 1]
+    assert [targets.of(name)[0] for name in "abcd"] == pytest.approx(expected)
+    added = Targets(corpus(votes=["sad:1 fear:3"] * 4), problem_type="soft_label_classification", other_votes=True)
+    assert added.of("a").tolist() == [0.25, 0, 0.75] and added.absent_from("ab") == ["angry"]
+
+
+def test_fingerprints_tell_any_label_vote_or_value_apart():
+    plain = {"votes": ["sad"] * 4, "valence": [1.0, 2.0, 3.0, 4.0]}
+    kinds = {None: {"label"}, "soft_label_classification": {"label", "votes"}, "multi_task": {"label", "valence"}}
+    changes = {"label": [0, 0, 1, 1], "votes": ["sad"] * 3 + ["sad:1 angry:1"], "valence": [1.0, 2.0, 3.0, 5.0]}
+    for kind, read in kinds.items():
+        options = {"problem_type": kind, "dimensions": ["valence"] if kind == "multi_task" else None}
+        before = Targets(corpus(**plain), **options).fingerprints
+        assert before == Targets(corpus(**plain), **options).fingerprints
+        assert before.keys() == ({"labels"} if kind is None else {"labels", "targets"})
+        for name, column in changes.items():
+            assert (Targets(corpus(**plain | {name: column}), **options).fingerprints != before) == (name in read)
+
+
 def test_class_weights_are_balanced():
     targets = Targets(corpus())
     expected = compute_class_weight("balanced", classes=np.arange(2), y=[0, 0, 0, 1])
