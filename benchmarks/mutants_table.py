@@ -11,8 +11,8 @@ MODULES = {
     "training/targets.py": "training/test_targets.py",
     "training/trainer.py": "training/test_optimization.py training/test_batching.py training/test_randomness.py"
     f" training/test_frame_labels.py training/test_targets.py {_RUNS}",
-    "training/fold.py": "training/test_saved_model.py training/test_randomness.py training/test_targets.py"
-    f" training/test_adapters.py training/test_augmentation.py {_RUNS}",
+    "training/fold.py": "training/test_fold_results.py training/test_saved_model.py training/test_randomness.py"
+    f" training/test_targets.py training/test_adapters.py training/test_augmentation.py {_RUNS}",
     "training/saved_model.py": "training/test_saved_model.py",
     "model/loading.py": "model/test_loading.py training/test_saved_model.py",
     "hub/push.py": "hub/test_push.py",

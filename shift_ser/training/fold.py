@@ -137,7 +137,7 @@ class FoldRun:
         self._predictions = self._written(PREDICTIONS)
         if self.run_args.selects and not self.run_args.refit:
             self._written(VALIDATION_PREDICTIONS)
-        if self.run_args.process_index == 0 and not (self.folder / CHECKSUMS).exists():
+        if PartialState().is_main_process and not (self.folder / CHECKSUMS).exists():
             self._seal(self._whole_result())
 
     def _written(self, file: str) -> Predictions:
@@ -162,7 +162,7 @@ class FoldRun:
         )
         if any(abs(scores[name] - result[part][name]) > _SAME for name in scores):
             raise ValueError(f"{told}; the saved model gives {scores} and {FOLD_RESULT} says {result[part]}")
-        if self.run_args.process_index == 0:
+        if PartialState().is_main_process:
             made.write(path)
             self._seal(result)
             self.tidy()  # every Trainer makes a folder
@@ -218,7 +218,7 @@ class FoldRun:
         weights = self._save(trained, temperature=result["temperature"])
         if (learned := weights.get("shift_ser.layer_weights")) is not None:
             result["layer_weights"] = learned.double().softmax(dim=0).tolist()
-        if self.run_args.process_index == 0:
+        if PartialState().is_main_process:
             for file, predictions in files.items():
                 predictions.write(self.folder / file)
             self._seal(result)
@@ -231,7 +231,7 @@ class FoldRun:
     def _merge(self, trained: "_Trained") -> None:
         """Write the adapters down by themselves, then add them to the encoder's weights, if it has any."""
         if trained.adapted is not None:
-            if self.run_args.process_index == 0:
+            if PartialState().is_main_process:
                 trained.adapted.save(self.folder / ADAPTER)
             trained.adapted.merge()
 
@@ -245,7 +245,7 @@ class FoldRun:
         weights = trainer.all_weights()
         trainer.model.shift_ser.encoder = encoder
         trainer.model.config.temperature = temperature
-        if self.run_args.process_index == 0:
+        if PartialState().is_main_process:
             whole = {f"shift_ser.encoder.{name}": weight for name, weight in encoder.state_dict().items()} | weights
             save_model(trainer.model, self.folder, weights=whole, run=Path(self.run_args.output_dir))
             self.corpus.feature_extractor.save_pretrained(self.folder)
@@ -265,7 +265,7 @@ class FoldRun:
             raise FileNotFoundError(f"evaluate_only needs the finished {self.name} in {str(self.folder)!r}")
         result = self._whole_result()
         scores, self._predictions = self.score(ShiftForSequenceClassification.from_pretrained(self.folder))
-        if self.run_args.process_index == 0:
+        if PartialState().is_main_process:
             predictions_path.parent.mkdir(parents=True, exist_ok=True)
             self._predictions.write(predictions_path)
             self.tidy()  # every Trainer makes a folder

@@ -185,6 +185,15 @@ def test_the_trainer_takes_batches_of_like_length_and_the_same_after_a_resume(wa
     assert again.seen == list(itertools.chain(*epoch_of(batches, 1)[1:])) == whole.seen[-len(again.seen) :]
 
 
+def test_the_order_of_batches_is_drawn_by_the_seed_of_the_data_where_there_is_one(tmp_path):
+    data, way = Waveforms(), TRAINER_WAYS["sizes"]
+    for seeds, drawn in (({"seed": 5}, 5), ({"seed": 5, "data_seed": 0}, 0), ({"seed": 0, "data_seed": 5}, 5)):
+        sampler = (
+            make_trainer(tiny_model("linear"), data, tmp_path, **way, **seeds).get_train_dataloader().batch_sampler
+        )
+        assert list(sampler) == list(LengthBatches(data.seconds, batch_size=4, seed=drawn))
+
+
 def test_predictions_come_longest_first_and_are_back_in_order(tmp_path):
     model, dataset = tiny_model("shiftcnn"), Waveforms()
     trainer = make_trainer(model, None, tmp_path)

@@ -201,6 +201,65 @@ def test_a_training_that_stops_early_has_the_schedule_of_the_whole_one(tmp_path)
     assert taken[0] == taken[1] and len(set(taken[0])) > 10
 
 
+def test_a_second_training_has_a_schedule_of_its_own(tmp_path):
+    trainer = make_trainer(tmp_path, num_train_epochs=1)
+    trainer.train()
+    first = trainer.lr_scheduler
+    trainer.train()
+    assert trainer.lr_scheduler is not first and trainer.lr_scheduler.last_epoch == first.last_epoch == 5
+
+
+def test_half_an_epoch_counts_in_the_length_of_a_schedule(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.schedule_epochs = 1.5  # of 5 steps: 8 in all
+    trainer.create_optimizer()
+    factor = trainer.create_scheduler(num_training_steps=99).lr_lambdas[0]
+    options = {"base": 5e-4, "num_steps": 8, "warmup_steps": 5, "warmup_start": 5e-7, "minimum": 5e-6}
+    assert [5e-4 * factor(step) for step in range(9)] == pytest.approx([cosine_rate(s, **options) for s in range(9)])
+
+
+def batch_of(count):
+    return DataCollatorForShift()([Noise(count)[row] for row in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [({}, None), ({}, [1.0, 2.0, 0.5, 3.0]), ({"label_smoothing_factor": 0.1}, None), ({"focal_gamma": 0.5}, None),
+     ({"label_smoothing_factor": 0.2, "focal_gamma": 1.5}, [1.0, 2.0, 0.5, 3.0])],
+)  # fmt: skip
+def test_the_loss_of_training_has_each_of_its_options_and_that_of_an_evaluation_smoothing_alone(
+    options, weights, tmp_path
+):
+    trainer = make_trainer(tmp_path, **options)
+    weights = None if weights is None else torch.tensor(weights)
+    trainer = ShiftTrainer(
+        model=trainer.model, args=trainer.args, train_dataset=Noise(20), data_collator=DataCollatorForShift(),
+        class_weights=weights,
+    )  # fmt: skip
+    batch = batch_of(6)
+    with torch.no_grad():
+        logits = trainer.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        found = trainer.compute_loss(trainer.model, dict(batch))
+    smoothing, gamma = (options.get(name, 0.0) for name in ("label_smoothing_factor", "focal_gamma"))
+    shares = nn.functional.one_hot(batch["labels"], 4) * (1 - smoothing) + smoothing / 4
+    logs, weight = logits.log_softmax(-1), torch.ones(4) if weights is None else weights
+    plain = -(weight * shares * (1 - logs.exp()) ** gamma * logs).sum() / weight[batch["labels"]].sum()
+    torch.testing.assert_close(found, plain)
+    scored = trainer.predict(Noise(6)).metrics["test_loss"]
+    assert scored == pytest.approx(float(-(shares * logs).sum() / 6), abs=1e-6)
+
+
+def test_a_mixed_batch_counts_by_its_share_of_the_step(tmp_path):
+    trainer = make_trainer(tmp_path, mixup_alpha=0.4)
+    batch = batch_of(6)
+    batch["labels"] = torch.full((6, 4), 0.25)
+    with torch.no_grad():
+        logits = trainer.model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        found = [float(trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=n)) for n in (None, 6, 24)]
+    plain = float(-logits.log_softmax(-1).mean())
+    assert found == pytest.approx([plain, plain, plain / 4])
+
+
 def test_stock_schedule(tmp_path):
     trainer = make_trainer(tmp_path, schedule="transformers", lr_scheduler_type="constant")
     trainer.create_optimizer()
@@ -214,6 +273,17 @@ def test_progress_bar_of_a_fold(tmp_path, capsys):
     trainer.train()
     assert progress.bar.total == progress.bar.n == 3 and set(progress.seen) == {"loss"}
     assert "fold 1/5: 100%" in capsys.readouterr().err
+    resumed = FoldProgress("fold 1/5")
+    resumed.on_train_begin(trainer.args, trainer.state, None)
+    trainer.state.epoch = 1.98  # of a training that was stopped in the third epoch
+    resumed.on_epoch_end(trainer.args, trainer.state, None)
+    assert resumed.bar.n == 2
+    trainer.args.disable_tqdm = True
+    hidden = make_trainer(tmp_path, callbacks=[FoldProgress("hidden")], num_train_epochs=1)
+    hidden.train()
+    assert "hidden" not in capsys.readouterr().err
     silent = FoldProgress("fold 1/5")
+    silent.on_log(None, None, None)
+    assert silent.seen == {}
     silent.on_log(None, None, None, logs={"eval_validation_wa": 0.51239, "eval_test_ua": 0.5})
     assert silent.seen == {"validation WA": "0.512"}

@@ -1,5 +1,7 @@
 """Which random numbers a run draws: those of its seed, for each purpose by itself, and none of another's."""
 
+import hashlib
+
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -57,6 +59,8 @@ def test_folds_draw_alike_or_each_by_itself(per_fold, same_weights, cross_valida
                          "--variant", "linear")  # fmt: skip
     seeds = [result["training_seed"] for result in run.run()["folds"]]
     assert [fold.training_seed for fold in run.fold_runs[:2]] == seeds
+    hashes = [hashlib.sha256(f"seed 42 fold {fold}".encode()).digest()[:4] for fold in (1, 2)]
+    assert not per_fold or seeds == [int.from_bytes(each, "big") for each in hashes]
     assert (len(set(seeds)) == 2) == per_fold and (seeds == [42, 42]) == (not per_fold)
     assert torch.equal(*same_weights) == (not per_fold)
 
