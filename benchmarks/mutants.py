@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .mutants_slips import SLIPS, Slip
-from .mutants_table import EQUIVALENT, MODULES
+from .mutants_table import EQUIVALENT, GUARDS, MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the tests import of others, once for all mutants; nothing of the package itself.
@@ -68,8 +68,10 @@ class Mutant:
 
     @property
     def is_known(self) -> bool:
-        """Whether the table says why no test can tell it from the module: the slip, or any of its line."""
-        return not {self.slip, self.before}.isdisjoint(EQUIVALENT.get(self.module, {}))
+        """Whether the table says why no test can tell it from the module: a guard, the slip, or any of its line."""
+        unguarded = {self.before.replace(guard, without) for guard, without in GUARDS.items()}
+        known = {self.slip, self.before} & EQUIVALENT.get(self.module, {}).keys()
+        return self.after in unguarded or bool(known)
 
 
 def places_of(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:

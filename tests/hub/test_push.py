@@ -29,7 +29,7 @@ from shift_ser.evaluation.run_folder import (
     write_json,
 )
 from shift_ser.hub import push as hub_module
-from shift_ser.hub.push import HubRepository, PushError, choose_fold, stage_upload
+from shift_ser.hub.push import HubRepository, PushError, choose_fold, model_files, push_to_hub, stage_upload
 from shift_ser.training.arguments import RunArguments
 from shift_ser.training.saved_model import ENCODER_SHARD, HEAD_SHARD
 
@@ -151,7 +151,7 @@ def test_links_in_place_of_a_model_s_files_are_refused(finished, run_dir, tmp_pa
     assert not (run_dir / "hub").exists() and not list(run_dir.glob("*.part"))
 
 
-@pytest.mark.parametrize("private", [True, None])
+@pytest.mark.parametrize("private", [True, False, None])
 def test_a_repository_is_private_if_it_is_asked_to_be(hub, finished, run_dir, private):
     repository(hub, finished, hub_model_id="org/model", hub_private_repo=private).push(run_dir)
     assert hub.private["org/model"] is bool(private)
@@ -259,6 +259,34 @@ def test_the_fold_that_stands_for_the_run_is_chosen_without_its_test_score(finis
     assert (again["fold"], same_why) == (chosen["fold"], why)
     authors = {**results, "folds": [{**result, "validation": None} for result in results["folds"][1:]]}
     assert choose_fold(authors)[0]["fold"] == 2 and "nothing was selected" in choose_fold(authors)[1]
+
+
+def test_of_equal_folds_the_first_is_chosen_and_a_score_is_shown_as_its_tables_show_it():
+    folds = [{"fold": fold, "validation": {"ccc": ccc}} for fold, ccc in ((1, 0.25), (2, 0.75), (3, 0.75))]
+    told = choose_fold({"settings": {"selection_metric": "ccc"}, "folds": folds})
+    assert told == (folds[1], ", which has the best CCC on its validation set (0.750)")
+
+
+def test_the_code_of_a_model_is_found_also_where_it_names_a_repository(finished, run_dir):
+    fold = run_dir / "fold1"
+    files = model_files(fold)
+    code = {path.name for path in files if path.suffix == ".py"}
+    assert {"configuration_shift_ser.py", "modeling_shift_ser.py", "pipeline_shift_ser.py", "heads.py"} <= code
+    for path in (fold / "config.json", fold / "preprocessor_config.json"):
+        config = read_json(path)
+        config["auto_map"] = {name: f"someone/model--{value}" for name, value in config["auto_map"].items()}
+        config["auto_map"]["AutoTokenizer"] = [None, None]  # as transformers writes what there is none of
+        (fold / CHECKSUMS).unlink(missing_ok=True)
+        write_json(path, config)
+    assert model_files(fold) == files
+
+
+def test_folds_that_are_missing_are_counted_before_the_hub_is_asked(run_dir):
+    results = read_json(run_dir / "results.json")
+    (run_dir / CHECKSUMS).unlink()
+    write_json(run_dir / "results.json", results | {"missing": [{"fold": 4}, {"fold": 5}]})
+    with pytest.raises(ValueError, match="must hold a finished run, got 2 missing folds"):
+        push_to_hub(run_dir)
 
 
 def test_of_several_seeds_the_best_fold_s_folder_is_laid_out(finished, run_dir):
