@@ -329,7 +329,7 @@ def bootstrap_interval(
         return None
     flat = counts.reshape(units, -1)
 
-    def of_drawn(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+    def of_drawn(drawn: np.ndarray, axis: int) -> np.ndarray:
         """Values, first axis, of rows of drawn units, shape `(resamples, units)`, or of one such row."""
         lines = np.atleast_2d(drawn)
         places = lines + units * np.arange(len(lines))[:, None]

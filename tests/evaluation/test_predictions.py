@@ -1,4 +1,5 @@
 import csv
+import itertools
 import os
 
 import numpy as np
@@ -108,6 +109,22 @@ def test_values_and_targets_are_finite_and_come_together(name, wrong):
     table.loc[1, name] = wrong
     with pytest.raises(ValueError, match=rf"{name} must (be finite|hold a number in every row).* row 2"):
         Predictions(table)
+
+
+@pytest.mark.parametrize("there", [*itertools.product([True, False], repeat=4)])
+def test_a_table_needs_a_label_with_what_was_said_of_it_or_values_alone(there):
+    kinds = [{"label": "sad"}, {"prediction": "sad"}, {"p_sad": 1.0}, {"value_valence": 1.0, "target_valence": 2.0}]
+    label, prediction, probability, value = there
+    columns = {"utterance": "a"}
+    for kind, is_there in zip(kinds, there, strict=True):
+        columns |= kind if is_there else {}
+    if (label and (prediction or probability)) or (value and not label):
+        assert len(Predictions(pd.DataFrame([columns]))) == 1
+    else:
+        with pytest.raises(ValueError, match="predictions must have an utterance, and"):
+            Predictions(pd.DataFrame([columns]))
+    with pytest.raises(ValueError, match="predictions must have an utterance, and"):
+        Predictions(pd.DataFrame([columns | {"file": "a"}]).drop(columns="utterance"))
 
 
 def test_no_file_and_tables_that_do_not_go_together(tmp_path):

@@ -1,11 +1,17 @@
 import json
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import pytest
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from shift_ser.training.arguments import DataArguments, ModelArguments, RunArguments
-from shift_ser.training.settings import EXCEPTIONS, changed_settings, chosen_settings, result_settings
+from shift_ser.training.settings import (
+    EXCEPTIONS,
+    argument_settings,
+    changed_settings,
+    chosen_settings,
+    result_settings,
+)
 
 CLASSES = (ModelArguments, DataArguments, RunArguments)
 
@@ -53,6 +59,31 @@ def test_an_argument_that_an_older_release_did_not_know_had_its_default():
     older = {name: value for name, value in settings_of().items() if name not in ("refit", "protocol")}
     assert changed_settings(older, settings_of()) == []
     assert changed_settings(older, settings_of(refit=True)) == ["refit is False there and True here"]
+
+
+def test_settings_that_a_file_gives_back_are_the_same_ones():
+    here = settings_of(refit=True, learning_rate=1e-9, exclude=["bored"]) | {"plans": {"1 of 2": "a hash of a plan"}}
+    there = json.loads(json.dumps(here))
+    assert changed_settings(there, here) == [] and chosen_settings(there) == chosen_settings(here)
+
+
+@dataclass
+class Inner:
+    kind: SchedulerType
+    numbers: tuple
+
+
+@dataclass
+class Outer:
+    inner: Inner
+    table: dict
+    output_dir: str = "no result depends on it"
+
+
+def test_settings_of_any_kind_are_as_json_gives_them_back():
+    settings = argument_settings(Outer(Inner(SchedulerType.COSINE, (1, 2.5)), {1: (SchedulerType.LINEAR, None)}))
+    expected = {"inner": {"kind": "cosine", "numbers": [1, 2.5]}, "table": {"1": ["linear", None]}}
+    assert settings == expected == json.loads(json.dumps(settings))
 
 
 def test_every_setting_is_compared():
