@@ -464,8 +464,8 @@ class _Trained:
 
 def _best_entry(trainer: ShiftTrainer) -> dict[str, float]:
     """What was logged at the end of the selected epoch."""
-    history = history_of(trainer.state.log_history)
-    return next(entry for entry in history if entry["step"] == trainer.state.best_global_step)
+    entries = {entry["step"]: entry for entry in history_of(trainer.state.log_history)}
+    return entries[trainer.state.best_global_step]
 
 
 def _scores(entry: dict[str, float], part: str) -> dict[str, float]:

@@ -50,7 +50,7 @@ class ShiftTrainer(Trainer):
         self.schedule_epochs, self.targets, self.class_weights = schedule_epochs, targets, class_weights
         self.label_smoother = None  # the loss itself smooths, distributions as well
         options_of_loss = (self.args.focal_gamma, self.args.label_smoothing_factor, self.args.mixup_alpha)
-        if class_weights is not None or max(options_of_loss) > 0:
+        if class_weights is not None or any(options_of_loss):
             self.compute_loss_func = self._training_loss
 
     def _training_loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -61,7 +61,7 @@ class ShiftTrainer(Trainer):
             "label_smoothing": self.args.label_smoothing_factor,
             "focal_gamma": self.args.focal_gamma,
         }
-        if labels.dim() == 2 and not labels.is_floating_point():
+        if not labels.is_floating_point():  # class numbers of utterances or frames
             logits, labels = labelled_frames(logits, labels)
         if labels.is_floating_point() and config.problem_type == "single_label_classification":
             loss = classification_loss(logits, labels.to(logits), **options)

@@ -317,12 +317,6 @@ def test_a_run_of_some_folds_claims_no_result(hub, finished, run_dir):
     assert "Only 1 of 5 folds are done" in card.text and "those of fold 3**" in card.text
 
 
-def test_a_trainer_inside_never_pushes(cross_validate, tmp_path):
-    run = cross_validate(tmp_path / "out", "--push_to_hub", "true").fold_runs[0]
-    trainer = run._trainer(run.new_model())
-    assert trainer.args.push_to_hub is False and trainer.hub_model_id is None
-
-
 def push_from_a_trainer(hub, folder, output_dir, monkeypatch) -> None:
     """The stock Trainer's own push of the model and feature extractor of a folder, to `org/trained`."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from shift_ser.model.heads import variants
+from shift_ser.model.losses import classification_loss, concordance
 from shift_ser.training.arguments import RunArguments
 from shift_ser.training.batching import DataCollatorForShift
 from shift_ser.training.optimization import build_schedule, cosine_rate, decay_parameter_names, finetuning_rate
@@ -258,6 +259,34 @@ def test_a_mixed_batch_counts_by_its_share_of_the_step(tmp_path):
         found = [float(trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=n)) for n in (None, 6, 24)]
     plain = float(-logits.log_softmax(-1).mean())
     assert found == pytest.approx([plain, plain, plain / 4])
+
+
+@pytest.mark.parametrize("problem_type", ["soft_label_classification", "multi_task"])
+def test_the_loss_of_training_is_that_of_the_problem(problem_type, tmp_path):
+    dimensions = ["valence"] if problem_type == "multi_task" else None
+    names = dict(enumerate(["angry", "happy", "sad", "valence" if dimensions else "calm"]))
+    model = tiny_model("linear", problem_type=problem_type, dimensions=dimensions, id2label=names)
+    model.shift_ser.encoder = None
+    arguments = make_trainer(tmp_path, focal_gamma=2.0).args
+    trainer = ShiftTrainer(model=model, args=arguments, train_dataset=Noise(4), data_collator=DataCollatorForShift())
+    generator = torch.Generator().manual_seed(1)
+    inputs = {"encoder_hidden_states": torch.randn(6, 5, 96, generator=generator),
+              "attention_mask": torch.ones(6, 5, dtype=torch.long)}  # fmt: skip
+    labels = torch.rand(6, 4, generator=generator)
+    with torch.no_grad():
+        outputs = model(**inputs).logits
+        found = trainer.compute_loss(model, {**inputs, "labels": labels})
+    logits, shares = (outputs[:, :3], labels[:, :3]) if dimensions else (outputs, labels)
+    expected = classification_loss(logits, shares, focal_gamma=2.0)
+    if dimensions:
+        expected = expected + 1 - concordance(outputs[:, 3:], labels[:, 3:]).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_epoch_of_less_than_a_batch_has_a_step(tmp_path):
+    trainer = make_trainer(tmp_path, size=3, schedule="authors_finetuning", dataloader_drop_last=True)
+    trainer.create_optimizer()
+    assert len(trainer.get_train_dataloader()) == 0 and trainer.create_scheduler(2).get_last_lr() == [0, 0]
 
 
 def test_stock_schedule(tmp_path):
