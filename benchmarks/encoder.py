@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel
 
 from shift_ser.corpora.corpus import SAMPLING_RATE
-from shift_ser.matrix_convolution import use_matrix_convolutions
+from shift_ser.matrix_products import use_matrix_products
 from shift_ser.model.encoders import encode
 from shift_ser.training.batching import DataCollatorForShift
 from shift_ser.training.feature_cache import FrameDataset
@@ -42,7 +42,7 @@ class OurEncoder:
         encoder = shift_model("linear", HubertConfig(**self.sizes.encoder)).shift_ser.encoder
         self.encoder = encoder.to(dtype).eval()
         if self.matrix:
-            use_matrix_convolutions(self.encoder)
+            use_matrix_products(self.encoder)
         shape = (self.sizes.tuning_batch, int(self.sizes.longest * SAMPLING_RATE))
         self.values = torch.randn(shape).to(dtype)
 

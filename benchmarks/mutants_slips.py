@@ -107,7 +107,7 @@ SLIPS = (
     Slip("GroupNorm in bfloat16 has torch's epsilon", "model/masked_norm.py",
          "weight * (torch.rsqrt(variance + norm.eps)",
          "weight * (torch.rsqrt(variance + 1e-5)",
-         "test_matrix_convolution.py::test_convolution_and_norm_in_one_product_equal_float32"),
+         "test_matrix_products.py::test_convolution_and_norm_in_one_product_equal_float32"),
     Slip("runs of channels need no contiguous frames", "model/temporal_shift.py",
          "if whole_runs and hidden_states.is_contiguous()", "if whole_runs",
          "model/test_temporal_shift.py::test_frames_that_are_not_contiguous_with_runs_of_64_channels"),

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, pipeline
 
 from ..evaluation.run_folder import check_model_files
-from ..matrix_convolution import use_matrix_convolutions
+from ..matrix_products import use_matrix_products
 from ..model.losses import split_outputs
 from ..model.media_container import MEDIA_SUFFIXES
 from ..model.model_place import check_model_place
@@ -90,7 +90,7 @@ def load_classifier(
         "audio-classification", model=str(model), pipeline_class=ShiftAudioClassificationPipeline, top_k=None,
         dtype=torch.float32, calibrated=calibrated, **options,
     )  # fmt: skip
-    exact = classifier.model
+    exact = _in_dtype(classifier.model, torch.float32)
     if dtype == "auto" and fast_dtype(classifier.device) == torch.bfloat16:
         classifier.model = _in_dtype(copy.deepcopy(exact), torch.bfloat16)
         change = bfloat16_change(classifier, exact)
@@ -100,20 +100,15 @@ def load_classifier(
                 " the model stays in float32", change, BFLOAT16_BOUND,
             )  # fmt: skip
             classifier.model = exact
-    elif dtype != "auto":
-        _in_dtype(exact, getattr(torch, dtype))
+    elif dtype == "bfloat16":
+        _in_dtype(exact, torch.bfloat16)
     return classifier
 
 
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model itself in another dtype, with the convolutions that are fast in it.
-
-    In bfloat16 oneDNN makes code for every shape and keeps that of 1024 products: hundreds of megabytes over the many
-    lengths of a long recording. 64 are those of a few lengths; whoever has set the variable is not overruled.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    """The model itself in a dtype, with the layers that are fast in it."""
     model.to(dtype)
-    use_matrix_convolutions(model.base_model.encoder)
+    use_matrix_products(model.base_model.encoder)
     return model
 
 

@@ -12,7 +12,7 @@ import torch
 from ..corpora import load_corpus
 from ..corpora.corpus import SAMPLING_RATE
 from ..evaluation.run_folder import CELL
-from ..matrix_convolution import use_matrix_convolutions
+from ..matrix_products import use_matrix_products
 from ..model.encoders import encode
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.losses import DIMENSIONS, PROBLEM_TYPES
@@ -180,7 +180,7 @@ def model_and_batch(
         model_args.encoder_path, **options, id2label=names, label2id={name: index for index, name in names.items()}
     ).eval()
     encoder = model.shift_ser.encoder
-    use_matrix_convolutions(encoder)
+    use_matrix_products(encoder)
     noise = np.random.default_rng(0).standard_normal(round(SAMPLING_RATE * data_args.max_seconds)).astype(np.float32)
     name = extractor.model_input_names[0]
     values = extractor(noise, sampling_rate=SAMPLING_RATE, return_tensors="pt")[name]

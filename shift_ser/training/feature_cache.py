@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..corpora.corpus import Columns, Recording, scan_recordings
-from ..matrix_convolution import use_matrix_convolutions
+from ..matrix_products import use_matrix_products
 from ..model.encoders import (
     FEATURE_PROJECTION,
     convolution_width,
@@ -276,7 +276,7 @@ class _Encoding:
         encoder = self.encoder
         if dtype == torch.bfloat16:
             encoder = copy.deepcopy(encoder).to(dtype)
-            use_matrix_convolutions(encoder)  # an encoder outside a ShiftModel does not have them yet
+            use_matrix_products(encoder)  # an encoder outside a ShiftModel does not have them yet
         elif encoder.dtype != dtype:
             encoder = copy.deepcopy(encoder).to(dtype)
         encoder.eval()

@@ -36,7 +36,7 @@ from ..evaluation.run_folder import (
     write_checksums,
     write_json,
 )
-from ..matrix_convolution import use_matrix_convolutions
+from ..matrix_products import use_matrix_products
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
 from .adapters import Adapted
 from .arguments import ModelArguments, RunArguments
@@ -338,7 +338,7 @@ class FoldRun:
             **self.model_args.config_options(),
             **self.corpus.targets.names,
         )
-        use_matrix_convolutions(model.shift_ser.encoder)
+        use_matrix_products(model)
         return model
 
     @property

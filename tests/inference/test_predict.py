@@ -590,12 +590,3 @@ def test_the_command_takes_some_labels_and_cut_files(saved, tmp_path):
         (tmp_path / "scores.csv").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     )
     assert row["recording"] == path and float(row["score_sad"]) + float(row["score_angry"]) == pytest.approx(1)
-
-
-def test_kept_code_of_shapes_is_bounded_unless_somebody_says_otherwise(saved, monkeypatch):
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    load_classifier(saved, dtype="bfloat16")
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    load_classifier(saved, dtype="bfloat16")
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

@@ -13,7 +13,7 @@ import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from shift_ser.corpora.corpus import scan_recordings
-from shift_ser.matrix_convolution import MatrixConv1d
+from shift_ser.matrix_products import MatrixConv1d
 from shift_ser.model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from shift_ser.training import shards
 from shift_ser.training.batching import DataCollatorForShift
