@@ -122,8 +122,13 @@ def test_an_encoder_in_bfloat16_is_near_the_same_in_float32_and_stays_in_float32
 
 
 def test_an_encoder_that_this_machine_computes_wrongly_in_bfloat16_is_refused(encode, corpus, monkeypatch):
-    product = MatrixConv1d._product
-    monkeypatch.setattr(MatrixConv1d, "_product", lambda self, *given: product(self, *given).roll(1, dims=1))
+    convolve = MatrixConv1d.forward
+    wrong = torch.bfloat16
+    monkeypatch.setattr(
+        MatrixConv1d,
+        "forward",
+        lambda self, values: convolve(self, values).roll(int(values.dtype == wrong), dims=1),
+    )
     with pytest.raises(ValueError, match=r"encoder_dtype must give nearly .* bfloat16 changes those .*: take float32"):
         encode(corpus, encoder_dtype="bfloat16")
     assert len(encode(corpus)) == 3
