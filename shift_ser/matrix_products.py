@@ -21,11 +21,9 @@ class MatrixConv1d(nn.Conv1d):
     """`nn.Conv1d` with the same parameters, on a CPU as matrix products.
 
     The windows of a convolution lie in memory as the rows of a matrix, one stride apart, without a copy; oneDNN
-    multiplies them though they overlap. torch does not. Where it has to (with gradients, under autocast), taps 0 to
-    s - 1 of stride s are the rows of a first product, for they are no part of the next window, those from s on of a
-    second, and so on to the end of the kernel. A positional convolution (groups, stride 1) is one product a group, over
-    the windows of its channels; only in bfloat16 and without gradients, whose way back through windows that overlap is
-    slow.
+    multiplies them though they overlap, in one product a group. torch does not. Where it has to (with gradients, in
+    bfloat16, one group), taps 0 to s - 1 of stride s are the rows of a first product, for they are no part of the next
+    window, those from s on of a second, and so on to the end of the kernel.
 
     Rounding: each product is summed in float32 and rounded to bfloat16, and so is the sum of two products. In two
     products a kernel of 10 with stride 5, or of 3 with stride 2, is off by 2.1e-3 of its outputs' standard deviation
@@ -37,23 +35,30 @@ class MatrixConv1d(nn.Conv1d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve."""
-        whole = self.groups == 1 and not torch.is_grad_enabled() and _by_onednn(input, self.weight)
-        if not whole and (not in_bfloat16_on_cpu(input) or (self.groups > 1 and torch.is_grad_enabled())):
-            return super().forward(input)
-        if self.groups > 1:
-            return self._by_group(nn.functional.pad(input.to(torch.bfloat16), [int(self.padding[0])] * 2))
-        dtype = input.dtype if whole else torch.bfloat16
-        samples = input.to(dtype).transpose(1, 2).contiguous()
-        frames = (samples.shape[1] - self.kernel_size[0]) // self.stride[0] + 1
-        weight = self.weight.to(dtype).transpose(1, 2).flatten(1)  # (out_channels, taps * channels)
-        product = self._product if whole else self._products
-        outputs = [product(utterance, weight, frames) for utterance in samples]
-        return (torch.stack(outputs) if len(outputs) > 1 else outputs[0][None]).transpose(1, 2)
+        coarse, weight = in_bfloat16_on_cpu(input), self.weight  # of a parametrization it is computed
+        dtype = torch.bfloat16 if coarse else input.dtype
+        if torch.is_grad_enabled() or not _by_onednn(input, weight, dtype):
+            if not coarse or self.groups > 1:
+                return super().forward(input)
+            product = self._products
+        else:
+            product = self._product
+        padded = nn.functional.pad(input.to(dtype), [int(self.padding[0])] * 2)
+        samples = padded.unflatten(1, (self.groups, -1)).transpose(2, 3).contiguous()
+        frames = (samples.shape[2] - self.kernel_size[0]) // self.stride[0] + 1
+        weight = weight.to(dtype).transpose(1, 2).flatten(1)  # (out_channels, taps * channels)
+        outputs = [
+            torch.cat([product(*given, frames) for given in zip(groups, weight.chunk(self.groups), strict=True)], dim=1)
+            for groups in samples
+        ]
+        output = torch.stack(outputs) if len(outputs) > 1 else outputs[0][None]
+        return (output if self.bias is None else output + self.bias.to(dtype)).transpose(1, 2)
 
     def _product(self, samples: torch.Tensor, weight: torch.Tensor, frames: int) -> torch.Tensor:
-        """Frames `(frames, out_channels)` of one utterance `(samples, channels)`, in one product."""
-        stride = self.stride[0] * samples.shape[1]
-        return _product(samples.as_strided((frames, weight.shape[1]), (stride, 1)), weight, self.bias)
+        """Frames `(frames, out_channels)` of a group of one utterance `(samples, channels)`, in one product."""
+        rows = samples.as_strided((frames, weight.shape[1]), (self.stride[0] * samples.shape[1], 1))
+        narrow = rows.dtype == torch.bfloat16 and self.groups > 1  # faster with a copy
+        return _product(rows.contiguous() if narrow else rows, weight, None)
 
     def _products(self, samples: torch.Tensor, weight: torch.Tensor, frames: int) -> torch.Tensor:
         """The same in products of rows that do not overlap."""
@@ -64,21 +69,10 @@ class MatrixConv1d(nn.Conv1d):
             rows = samples[first:].as_strided((frames, taps * channels), (stride * channels, 1))
             products.append((rows, weight[:, first * channels : (first + taps) * channels].T))
         rows, part = products[0]
-        output = rows @ part if self.bias is None else torch.addmm(self.bias.to(weight.dtype), rows, part)
+        output = rows @ part
         for rows, part in products[1:]:
             output = torch.addmm(output, rows, part)
         return output
-
-    def _by_group(self, samples: torch.Tensor) -> torch.Tensor:
-        """Outputs `(batch, out_channels, frames)` of `(batch, channels, samples)`, which hold the padding."""
-        weights = self.weight.to(torch.bfloat16).unflatten(0, (self.groups, -1)).flatten(2)
-        windows = samples.unflatten(1, (self.groups, -1)).unfold(-1, self.kernel_size[0], 1).transpose(2, 3)
-        outputs = [
-            [group.flatten(1) @ weight.T for group, weight in zip(utterance, weights, strict=True)]
-            for utterance in windows  # one at a time, since windows that overlap are copied
-        ]
-        output = torch.stack([torch.cat(utterance, dim=1) for utterance in outputs])
-        return (output if self.bias is None else output + self.bias.to(torch.bfloat16)).transpose(1, 2)
 
 
 class MatrixLinear(nn.Linear):
@@ -86,7 +80,8 @@ class MatrixLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        if not _by_onednn(input, self.weight):
+        plain = input.dtype == self.weight.dtype and not torch.is_autocast_enabled("cpu")
+        if not plain or not _by_onednn(input, self.weight, input.dtype):
             return super().forward(input)
         return _product(input, self.weight, self.bias)
 
@@ -116,14 +111,13 @@ def _kind_of(module: nn.Module) -> type[nn.Module] | None:
     return MatrixLinear if type(module) is nn.Linear else None
 
 
-def _by_onednn(values: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether oneDNN computes a product of these: a large one on an x86 CPU, in one dtype."""
+def _by_onednn(values: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes a product of these in a dtype: a large one on an x86 CPU."""
     return (
         values.device.type == weight.device.type == "cpu"
-        and values.dtype == weight.dtype in (torch.float32, torch.bfloat16)
+        and dtype in (torch.float32, torch.bfloat16)
         and values.numel() > 0
         and weight.numel() >= _WORTH
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
@@ -136,6 +130,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if not weight.is_contiguous() and not weight.T.is_contiguous():
+            weight = weight.contiguous()  # of other layouts a product takes seconds
         return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "none")
 
     @staticmethod

@@ -65,6 +65,17 @@ def test_a_linear_layer_equals_the_stock_one_with_its_gradients(bias):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * scale)
 
 
+def test_any_layout_in_memory_gives_the_same_product():
+    torch.manual_seed(0)
+    wide = torch.randn(2, 6, 256)
+    layer = nn.Linear(128, 128)
+    use_matrix_products(nn.Sequential(layer))
+    for weight in (torch.randn(128, 128), torch.randn(128, 128).T, torch.randn(128, 256)[:, ::2]):
+        layer.weight = nn.Parameter(weight)
+        for values in (wide[..., ::2], wide[..., :128], wide[:, :1, :128].expand(-1, 5, -1), wide[0, 0, :128]):
+            torch.testing.assert_close(layer(values), values @ weight.T + layer.bias, rtol=0, atol=1e-4)
+
+
 def test_an_encoder_of_some_width_keeps_its_frames_and_its_gradients():
     config = tiny_encoder_config("hubert", hidden_size=128, intermediate_size=256, num_attention_heads=4)
     model = tiny_model(encoder_config=config, freeze_encoder=False).eval()

@@ -108,7 +108,7 @@ def load_classifier(
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """The model itself in a dtype, with the layers that are fast in it."""
     model.to(dtype)
-    use_matrix_products(model.base_model.encoder)
+    use_matrix_products(model)
     return model
 
 

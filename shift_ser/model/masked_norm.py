@@ -30,7 +30,7 @@ def masked_group_norm(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.T
 def normed_convolution(
     convolution: nn.Conv1d, norm: nn.GroupNorm, speech: torch.Tensor, lengths: torch.Tensor | None
 ) -> torch.Tensor:
-    """The first convolution and its masked group norm; in bfloat16 on a CPU one matrix product for both.
+    """The first convolution and its masked group norm; on a CPU one product for both (float32: without gradients).
 
     With one channel a group, what the norm does is known before the convolution is: an output is w'x over a window x of
     samples, so its mean is w'm and its variance w'Cw, with m and C the mean and the covariance of the utterance's
@@ -43,10 +43,12 @@ def normed_convolution(
         lengths: Shape `(batch,)`, positions of the output that count in the norm; None: all.
 
     Returns:
-        Shape `(batch, channels, time)`, in bfloat16 in memory `(batch, time, channels)`.
+        Shape `(batch, channels, time)`, of one product in memory `(batch, time, channels)`.
     """
-    if not in_bfloat16_on_cpu(speech) or norm.num_groups != convolution.out_channels:
+    coarse = in_bfloat16_on_cpu(speech)
+    if norm.num_groups != convolution.out_channels or not (coarse or _in_float32_on_cpu(speech)):
         return masked_group_norm(norm, convolution(speech), lengths)
+    dtype = torch.bfloat16 if coarse else torch.float32
     windows = speech[:, 0].float().unfold(-1, convolution.kernel_size[0], convolution.stride[0])
     batch, time, _ = windows.shape
     ends = torch.full((batch,), time) if lengths is None else lengths
@@ -58,7 +60,7 @@ def normed_convolution(
         weight = convolution.weight[:, 0].float()
         variance = ((weight @ covariance) * weight).sum(dim=-1).clamp(min=0.0)
         weight = weight * (torch.rsqrt(variance + norm.eps) * norm.weight)[:, :, None]
-        product = torch.baddbmm(norm.bias.bfloat16(), centred.bfloat16(), weight.mT.bfloat16())
+        product = torch.baddbmm(norm.bias.to(dtype), centred.to(dtype), weight.mT.to(dtype))
     return product.transpose(1, 2)
 
 
@@ -69,3 +71,9 @@ def in_bfloat16_on_cpu(values: torch.Tensor) -> bool:
     if torch.is_autocast_enabled("cpu"):
         return torch.get_autocast_dtype("cpu") == torch.bfloat16
     return values.dtype == torch.bfloat16
+
+
+def _in_float32_on_cpu(values: torch.Tensor) -> bool:
+    """Whether an operation on `values` is computed in float32 on a CPU now, and nobody asks for gradients."""
+    exact = values.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return exact and values.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())

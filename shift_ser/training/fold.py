@@ -333,13 +333,11 @@ class FoldRun:
             raise ValueError(
                 "fsdp_cpu_ram_efficient_loading must be false, since every process encodes with the weights, got true"
             )
-        model = ShiftForSequenceClassification.from_encoder_pretrained(
+        return ShiftForSequenceClassification.from_encoder_pretrained(
             self.model_args.encoder_of(self.plan.fold),
             **self.model_args.config_options(),
             **self.corpus.targets.names,
         )
-        use_matrix_products(model)
-        return model
 
     @property
     def augmenter(self) -> Augmenter | None:
@@ -352,12 +350,14 @@ class FoldRun:
     ) -> torch.nn.Module:
         """Feature extraction: let the frozen encoder encode the corpus, then train and keep checkpoints without it.
 
-        Layers that are not read are let go once the corpus is encoded: frames of all layers may be kept already.
+        The model computes with matrix products from here on, whether it is trained or scored. Layers
+        that are not read are let go once the corpus is encoded: frames of all layers may be kept already.
 
         Args:
             model: Keeps its encoder where that is trained.
             augment: Let it encode the changed corpus as well, for training.
         """
+        use_matrix_products(model)
         encoder, name = model.shift_ser.encoder, self.model_args.encoder_of(self.plan.fold)
         if model.config.freeze_encoder or self.corpus.data_args.cache_convolutions:
             output = model.config.encoder_output if model.config.freeze_encoder else "convolutions"
