@@ -33,6 +33,8 @@ class MatrixConv1d(nn.Conv1d):
         `(batch, channels, samples)` -> `(batch, out_channels, frames)`, in memory `(batch, frames, out_channels)`
     """
 
+    one_product = True  # a norm behind it may become part of it
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Convolve."""
         coarse, weight = in_bfloat16_on_cpu(input), self.weight  # of a parametrization it is computed

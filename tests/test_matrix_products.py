@@ -165,6 +165,12 @@ def test_convolution_and_norm_in_one_product_equal_float32(lengths, offset):
         torch.testing.assert_close(fast[row, :, :end].float(), exact[row, :, :end], rtol=0.01, atol=0.03)
     fast.float().square().sum().backward()
     assert convolution.weight.grad.abs().sum() > 0 and norm.weight.grad.abs().sum() > 0
+    use_matrix_products(nn.Sequential(convolution))
+    with torch.inference_mode():
+        one = normed_convolution(convolution, norm, speech, ends)
+    assert one.transpose(1, 2).is_contiguous(), "in memory as a product leaves it"
+    for row, end in enumerate(lengths or [40, 40, 40]):
+        torch.testing.assert_close(one[row, :, :end], exact[row, :, :end], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])

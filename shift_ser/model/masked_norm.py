@@ -30,7 +30,10 @@ def masked_group_norm(norm: nn.GroupNorm, values: torch.Tensor, lengths: torch.T
 def normed_convolution(
     convolution: nn.Conv1d, norm: nn.GroupNorm, speech: torch.Tensor, lengths: torch.Tensor | None
 ) -> torch.Tensor:
-    """The first convolution and its masked group norm; on a CPU one product for both (float32: without gradients).
+    """The first convolution and its masked group norm; on a CPU in bfloat16 one product for both.
+
+    In float32 as well where the convolution says so (`one_product`) and nobody asks for gradients: results are those of
+    the two within rounding, and not to the bit.
 
     With one channel a group, what the norm does is known before the convolution is: an output is w'x over a window x of
     samples, so its mean is w'm and its variance w'Cw, with m and C the mean and the covariance of the utterance's
@@ -46,7 +49,8 @@ def normed_convolution(
         Shape `(batch, channels, time)`, of one product in memory `(batch, time, channels)`.
     """
     coarse = in_bfloat16_on_cpu(speech)
-    if norm.num_groups != convolution.out_channels or not (coarse or _in_float32_on_cpu(speech)):
+    fine = getattr(convolution, "one_product", False) and _in_float32_on_cpu(speech)
+    if norm.num_groups != convolution.out_channels or not (coarse or fine):
         return masked_group_norm(norm, convolution(speech), lengths)
     dtype = torch.bfloat16 if coarse else torch.float32
     windows = speech[:, 0].float().unfold(-1, convolution.kernel_size[0], convolution.stride[0])
