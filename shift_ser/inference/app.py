@@ -81,7 +81,9 @@ def make_app(
         return page, gradio.update(value=files, visible=bool(files))
 
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as app:
-        gradio.Markdown(f"# {title}\n\nWhen which emotion is heard in a recording, up to {max_seconds / 60:g} minutes.")
+        gradio.Markdown(
+            f"# {title}\n\nThe emotions of a recording of up to {max_seconds / 60:g} minutes, and when each is heard."
+        )
         recording = gradio.Audio(
             sources=["upload", "microphone"], type="filepath", label="Recording", elem_id="recording"
         )

@@ -1,4 +1,4 @@
-"""When which emotion is heard in a recording of any length: labels with start and end, in constant memory."""
+"""The emotions of a recording of any length over time: labels with start and end, in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def timeline(
     classifier: ShiftAudioClassificationPipeline, recording: Any, *, segments: Any = None,
     calibrated: bool | None = None, progress: bool = False, allow_truncated: bool | None = None, **options: Any,
 ) -> Timeline:  # fmt: skip
-    """When which emotion is heard in a recording of any length.
+    """The emotions of a recording of any length, and when each is heard.
 
     The recording is read block by block. Where somebody speaks, overlapping windows go through the model in batches of
     like length; each window's scores are those of the classifier for that clip alone (in float32 within 1e-5). What is

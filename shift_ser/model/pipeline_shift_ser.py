@@ -149,7 +149,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         return vectors if several else vectors[0]
 
     def timeline(self, recording: Any, **options: Any) -> Any:
-        """When which emotion is heard in a recording of any length, in constant memory; needs the package itself.
+        """The emotions of a recording of any length over time, in constant memory; needs the package itself.
 
         Args:
             recording: One recording, as the pipeline takes it.

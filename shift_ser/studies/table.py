@@ -23,6 +23,7 @@ MEASURED = ("mingling", "misalignment", "head_parameters")
 COSTS = ("trainable_parameters", "seconds", "cpu_seconds", "peak_memory_mb")
 _ADAPTATION = {"scenario", "unfreeze_layers", "adapter", "adapter_rank", "adapter_targets"}
 # Varied, but no question of their own: told by the line, tuned, or with folds that cannot be paired.
+_UNSET = "-"  # how a table shows that an option has no value
 _NO_AXIS = {"head_type", "shift_placement", "shift_proportion", "seed", "corpus", "protocol", "learning_rate"}
 _COUNTED = ("fold", "test_group", "num_train", "num_test", "selected_epoch", "last_epoch")
 
@@ -173,10 +174,10 @@ def told(name: str, value: Any) -> str:
     if name == "shift_proportion" and value is not None:
         return fraction(value)
     if isinstance(value, list):
-        return "+".join(map(str, value)) or "-"
+        return "+".join(map(str, value)) or _UNSET
     if name in ("corpus", "encoder") and value is not None:
         return Path(value).name
-    return "-" if value is None else str(value)
+    return _UNSET if value is None else str(value)
 
 
 def sentences(
@@ -216,7 +217,8 @@ def _setting(line: Sequence[Mapping[str, Any]], lines: Sequence[Sequence[Mapping
     names = [name for name in _option_names(line[0]) if name != but]
     differing = [name for name in names if len({json.dumps(each[0][name]) for each in lines}) > 1]
     rest = [name for name in differing if name not in ("head_type", "shift_placement")]
-    setting = "".join(f", {name.removeprefix('shift_')} {told(name, line[0][name])}" for name in rest)
+    values = {name.removeprefix("shift_"): told(name, line[0][name]) for name in rest}
+    setting = "".join(f", {name} {'not set' if value == _UNSET else value}" for name, value in values.items())
     return f"**{line[0]['head_type']}, {line[0]['shift_placement']}{setting}**: "
 
 
