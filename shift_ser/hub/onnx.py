@@ -252,12 +252,13 @@ def check_onnx(path: Path, model: ShiftForSequenceClassification, *, int8: bool 
             expected = model(values, attention_mask=mask).logits
         if int8:
             found, expected = (_scores(each, model) for each in (found, expected))
-        differences.append(float((found - expected).abs().max()))
-        if not differences[-1] <= tolerance:
+        difference = float((found - expected).abs().max())
+        if not difference <= tolerance:
             raise RuntimeError(
                 f"onnxruntime's {what} must be within {tolerance:g} of torch's, but utterances of {frames} frames"
-                f" differ by {differences[-1]:g}; nothing was written"
+                f" differ by {difference:g}; nothing was written"
             )
+        differences.append(difference)
     return max(differences)
 
 

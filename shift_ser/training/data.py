@@ -105,7 +105,7 @@ class SpeechCorpus:
         if changed:
             raise OSError(
                 f"recordings and encoder must stay as they were when the run began, {changed[0]!r} has changed"
-                + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+                + (f", and {len(changed) - 1} more" if changed[1:] else "")
             )
 
     def check_batch_seconds(self, most: float | None) -> None:

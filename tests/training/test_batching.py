@@ -206,6 +206,20 @@ def test_predictions_come_longest_first_and_are_back_in_order(tmp_path):
     assert trainer.evaluate(dataset)["eval_loss"] == pytest.approx(output.metrics["test_loss"], abs=1e-6)
 
 
+class Unlabelled(Waveforms):
+    """The same noise, of which nobody knows the labels."""
+
+    def __getitem__(self, index: int) -> dict:
+        return {"input_values": super().__getitem__(index)["input_values"]}
+
+
+def test_what_has_no_labels_is_predicted_and_not_scored(tmp_path):
+    trainer = make_trainer(tiny_model("shiftcnn"), None, tmp_path)
+    output, labelled = trainer.predict(Unlabelled()), trainer.predict(Waveforms())
+    assert output.label_ids is None and not {"test_loss", "test_ua"} & output.metrics.keys()
+    np.testing.assert_array_equal(output.predictions, labelled.predictions)
+
+
 @pytest.mark.parametrize("layer", [None, 1])
 def test_training_from_cached_frames_has_the_losses_of_training_without(layer, tmp_path):
     def model():

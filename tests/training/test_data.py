@@ -108,6 +108,9 @@ def test_the_corpus_is_encoded_once_for_each_encoder_and_its_draws_once_for_each
     assert all(map(torch.equal, of_two[0] + of_two[1] + of_two[2], drawn[0] + drawn[1] + drawn[0]))
     _, louder = first_epochs(Augmenter(("gain",), 0), 2)
     assert not all(map(torch.equal, louder[0], drawn[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shift_ser.training.data.encode_dataset", lambda *_, **__: pytest.fail("encoded again"))
+        assert all(map(torch.equal, first_epochs(Augmenter(("gain",), 0), 2)[1][0], louder[0]))
 
 
 def test_labels_of_another_order_leave_the_recordings_as_they_are(cross_validate, tmp_path):
