@@ -31,6 +31,10 @@ MODULES = {
 GUARDS = {"strict=True": "strict=False", "frozen=True": "frozen=False"}
 # Module -> mutant, or the line whatever becomes of it -> why no test can tell it from the module.
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "evaluation/comparison.py": {
+        'key = [name for name in ("fold", "seed", "utterance") if name in tables[0]]'
+        '  ->  key = [name for name in ("fold", "seed", "utterance") if name in tables[ -1]]': "both have the same",
+    },
     "evaluation/run_folder.py": {
         "_BLOCK = 1 << 20 # bytes": "how much of a file is read at once, the checksum is that of the whole",
     },

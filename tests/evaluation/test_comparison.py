@@ -73,7 +73,7 @@ def test_predictions_without_folds_are_paired_by_speaker():
         for each in (one, other)
     ]  # fmt: skip
     assert comparison["wa"]["p"] == pytest.approx(stats.ttest_rel(*shares).pvalue)
-    assert (comparison["num_units"], comparison["num_seeds"]) == (30, 1)
+    assert (comparison["num_units"], comparison["num_seeds"], comparison["num_folds"]) == (30, 1, 1)
 
 
 def found(difference, interval, p, **more):
