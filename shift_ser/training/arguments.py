@@ -228,9 +228,9 @@ class RunArguments(TrainingArguments):
         "test_blind",
     )
     fold_unit: str | None = _option(
-        f"who is left out and tests, one of {FOLD_UNITS}; default: session if the corpus has sessions, else speaker"
+        f"who is left out and tests: {', '.join(FOLD_UNITS)}; default: session if the corpus has sessions, else speaker"
     )
-    validation: str | None = _option(f"who selects the epoch, one of {VALIDATIONS}; default: as fold_unit's")
+    validation: str | None = _option(f"who selects the epoch: {', '.join(VALIDATIONS)}; default: as fold_unit's")
     num_folds: int = _option("speaker_groups: number of groups", 5)
     allow_shared_speakers: bool = _option("given: take a division that has a speaker in two parts, and say so", False)
     fold_lists: str | None = _option("emobox: folder of the corpus's lists, with fold_1, fold_2, ... in it")
@@ -265,7 +265,7 @@ class RunArguments(TrainingArguments):
     evaluate_only: bool = _option("score the models of output_dir again, train none", False)
     baseline: bool = _option("also score the majority class and logistic regression on the same folds", False)
     schedule: str = _option(
-        f"learning rate, one of {SCHEDULES}; transformers: what lr_scheduler_type says", "transformers"
+        f"learning rate: {', '.join(SCHEDULES)}; transformers: what lr_scheduler_type says", "transformers"
     )
     warmup_epochs: float = _option("warm-up of the authors' schedules", 5.0)
     warmup_learning_rate: float = _option("first rate of the authors' cosine", 5e-7)

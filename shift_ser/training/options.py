@@ -112,5 +112,5 @@ def _lines(options: Sequence[Field], values: Mapping[str, Any]) -> Iterator[tupl
     for option in options:
         value = values.get(option.name)
         shown = " ".join(map(str, value)) if isinstance(value, list) else str(getattr(value, "value", value))
-        told = " ".join(str(option.metadata.get("help", "")).split())
+        told = " ".join(str(option.metadata.get("help", "")).replace("%%", "%").split())  # argparse's way of a `%`
         yield f"--{option.name}", f"{told} [{shown}]" if value is not None else told
