@@ -104,6 +104,10 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 @click.option("--labels", help="Only these labels, separated by commas; their scores sum to 1.")
 @click.option("--abstain", type=float, default=0.0, help="Score below which a recording gets no label, such as 0.6.")
 @click.option("--allow-truncated", is_flag=True, help="Read truncated recordings as far as they go.")
+@click.option(
+    "--max-memory", "--max_memory", type=float, metavar="GB",
+    help="Most that one pass may take; a recording too long for it is an error. Default: what the machine has left.",
+)  # fmt: skip
 @click.option("--output", help="CSV file to write or to continue, instead of printing; with ray a folder of Parquet.")
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
@@ -121,8 +125,8 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 )  # fmt: skip
 def predict(
     files: Sequence[str], model: str, dtype: str, calibrated: bool, labels: str | None, abstain: float,
-    allow_truncated: bool, output: str | None, engine: str, workers: int | None, embeddings: str | None,
-    embedding_of: str, pooling: str,
+    allow_truncated: bool, max_memory: float | None, output: str | None, engine: str, workers: int | None,
+    embeddings: str | None, embedding_of: str, pooling: str,
 ) -> None:  # fmt: skip
     r"""Label and scores of audio FILES, and of all those in folders, of any rate and number of channels.
 
@@ -146,12 +150,13 @@ def predict(
     loading: dict[str, Any] = {"dtype": dtype, "calibrated": calibrated, "allow_truncated": allow_truncated}
     with from_folder_or_hub("--model", model):
         classifier = load_classifier(model, **loading)
-    narrow = {"labels": labels.split(",") if labels else None, "abstain": abstain}
+    room = None if max_memory is None else 1e9 * max_memory
+    options = {"labels": labels.split(",") if labels else None, "abstain": abstain, "max_memory": room}
     name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
     name += f" abstaining below {abstain:g}" if abstain else ""
     if engine == "ray":
         assert output is not None
-        _on_cluster(files, output, (model, loading, narrow), classifier.model.config, name, workers)
+        _on_cluster(files, output, (model, loading, options), classifier.model.config, name, workers)
         return
     skipped: dict[str, str] = {}
     paths = list(find_recordings(files, skipped=skipped))
@@ -162,11 +167,11 @@ def predict(
     if embeddings is not None:
         from ..inference.embeddings import write_embeddings
 
-        failed = write_embeddings(classifier, paths, embeddings, of=embedding_of, pooling=pooling)
+        failed = write_embeddings(classifier, paths, embeddings, of=embedding_of, pooling=pooling, max_memory=room)
     elif output is None:
-        failed = list(_show(classifier, paths, **narrow))
+        failed = list(_show(classifier, paths, **options))
     else:
-        failed = list(_write(classifier, paths, output, name, **narrow))
+        failed = list(_write(classifier, paths, output, name, **options))
     if failed:
         verb = "classified" if embeddings is None else "read"
         raise Failed("\n".join([f"could not be {verb}:", *(f"{each.name}: {each.error}" for each in failed)]))
@@ -182,25 +187,25 @@ def _on_cluster(
     if not recordings:
         raise Failed(f"no audio files in {', '.join(files)}")
     loaded = ClusterModel(*model)
-    labels = _columns(config, **loaded.narrow)
+    labels = _columns(config, **loaded.options)
     failed = classify_on_cluster(recordings, output, loaded, labels=labels, name=name, workers=workers)
     if failed:
         told = [f"{recording}: {error}" for recording, error in failed.items()]
         raise Failed("\n".join(["could not be classified, and have a row with the error:", *told]))
 
 
-def _columns(config: Any, **narrow: Any) -> list[str]:
+def _columns(config: Any, *, labels: Sequence[str] | None, abstain: float, **_: Any) -> list[str]:
     """The labels that come into question, and the dimensions."""
     from ..inference.predict import chosen_labels
 
-    return [*chosen_labels(config, **narrow), *(config.dimensions or [])]
+    return [*chosen_labels(config, labels=labels, abstain=abstain), *(config.dimensions or [])]
 
 
-def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]:
+def _show(classifier: Any, paths: Sequence[str], **options: Any) -> Iterator[Any]:
     """Print a line per file; yield what could not be classified."""
     from ..inference.predict import classify_recordings
 
-    for result in classify_recordings(classifier, paths, **narrow):
+    for result in classify_recordings(classifier, paths, **options):
         if result.scores is None:
             yield result
             continue
@@ -209,16 +214,16 @@ def _show(classifier: Any, paths: Sequence[str], **narrow: Any) -> Iterator[Any]
         click.echo(f"{click.format_filename(result.name)}: {told}")
 
 
-def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **narrow: Any) -> Iterator[Any]:
+def _write(classifier: Any, paths: Sequence[str], output: str, model: str, **options: Any) -> Iterator[Any]:
     """Write a line per file that is not there yet, with a progress bar; yield what could not be classified."""
     from tqdm import tqdm
 
     from ..inference.predict import ScoreFile, classify_recordings
 
-    with ScoreFile(output, labels=_columns(classifier.model.config, **narrow), model=model) as file:
+    with ScoreFile(output, labels=_columns(classifier.model.config, **options), model=model) as file:
         todo = [path for path in paths if path not in file.done]
         bar = tqdm(
-            classify_recordings(classifier, todo, **narrow),
+            classify_recordings(classifier, todo, **options),
             total=len(paths),
             initial=len(paths) - len(todo),
             unit="file",

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.utils import httpx
 
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
+from .memory import free_memory, pass_memory
 
 AHEAD = 4  # recordings that are read while the model is busy
 # ImportError: of a format that an extra reads which is not installed
@@ -53,6 +54,7 @@ def in_batches(
     batch_seconds: float = 15.0,
     window: int = 256,
     window_seconds: float = 1200.0,
+    max_memory: float | None = None,
 ) -> Iterator[Done[T]]:
     """Do the same to many recordings, each result as soon as all before it are there.
 
@@ -67,6 +69,8 @@ def in_batches(
         batch_seconds: Seconds in a batch with its padding.
         window: Most recordings that wait.
         window_seconds: No more are read when those waiting are as long as this together.
+        max_memory: Bytes that a pass may take; a recording beyond `batch_seconds` that needs more is an error, and no
+            pass is tried. Default: what the device has left.
 
     Yields:
         A result for each recording, in their order.
@@ -74,8 +78,9 @@ def in_batches(
     Raises:
         ValueError: If an option is not above 0, or `recordings` is a single one.
     """
-    for name, value in (("batch_seconds", batch_seconds), ("window", window), ("window_seconds", window_seconds)):
-        if not value > 0:
+    options = {"batch_seconds": batch_seconds, "window": window, "window_seconds": window_seconds}
+    for name, value in {**options, "max_memory": max_memory}.items():
+        if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
     if isinstance(recordings, (str, bytes, os.PathLike, Mapping, np.ndarray, torch.Tensor)):
         raise ValueError(f"recordings must be several, as a list or another iterable, got {type(recordings).__name__}")
@@ -89,7 +94,30 @@ def in_batches(
         window=window,
         window_length=window_seconds,
     )
-    return in_order((places, _work_on(batch, work)) for places, batch in batches)
+
+    def fitting(speech: list[np.ndarray]) -> Iterable[T]:
+        seconds = max(len(samples) for samples in speech) / rate
+        if seconds > batch_seconds and not fixed:
+            _check_memory(classifier, seconds, max_memory)
+        return work(speech)
+
+    return in_order((places, _work_on(batch, fitting)) for places, batch in batches)
+
+
+def _check_memory(classifier: ShiftAudioClassificationPipeline, seconds: float, max_memory: float | None) -> None:
+    """Refuse a recording that would not fit: a system that is out of memory ends the process, and nothing is kept.
+
+    Raises:
+        MemoryError: If a pass over it takes more than it may.
+    """
+    needed = pass_memory(classifier, seconds)
+    limit = free_memory(classifier.device) if max_memory is None else max_memory
+    if needed > limit:
+        what = "that the machine has left" if max_memory is None else "of max_memory"
+        raise MemoryError(
+            f"a pass over {seconds:.0f} s takes about {needed / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB {what}:"
+            " cut the recording, or make a timeline of it, which goes over it in windows"
+        )
 
 
 def _work_on(batch: Sequence[Done[np.ndarray]], work: Callable[[list[np.ndarray]], Iterable[T]]) -> list[Done[T]]:

@@ -30,12 +30,12 @@ class ClusterModel:
     Attributes:
         model: Hub name or folder of a saved model, which every machine of the cluster must reach.
         loading: Options of `load_classifier`.
-        narrow: `labels` and `abstain` of `classify_recordings`.
+        options: Of `classify_recordings`: `labels`, `abstain`, `max_memory`.
     """
 
     model: str
     loading: Mapping[str, Any] = field(default_factory=dict)
-    narrow: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def classify_on_cluster(
@@ -135,12 +135,12 @@ class _Worker:
 
     def __init__(self, model: ClusterModel, schema: pa.Schema, name: str) -> None:
         torch.set_num_threads(1)
-        self.classifier, self.narrow = load_classifier(model.model, **model.loading), model.narrow
+        self.classifier, self.options = load_classifier(model.model, **model.loading), model.options
         self.schema, self.name = schema, name
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         names = batch["recording"].to_pylist()
-        results = classify_recordings(self.classifier, _Recordings(names), **self.narrow)
+        results = classify_recordings(self.classifier, _Recordings(names), **self.options)
         rows = [
             {"recording": name, "label": result.label, "model": self.name, "error": result.error}
             | {f"{SCORE}{label}": score for label, score in (result.scores or {}).items()}

@@ -21,6 +21,7 @@ def write_embeddings(
     *,
     of: str = "head",
     pooling: str = "mean",
+    max_memory: float | None = None,
 ) -> list[Classified]:
     """Write one vector for each recording that can be read.
 
@@ -31,6 +32,7 @@ def write_embeddings(
             `(recordings, channels)`), and `model`, `of` and `pooling`, by which they can be made again.
         of: As in the classifier's `embed`.
         pooling: As there.
+        max_memory: As for `classify_recordings`.
 
     Returns:
         The recordings that could not be read, or that the model refused, each with its `error`.
@@ -39,7 +41,10 @@ def write_embeddings(
     vectors = [classifier.embed([], of=of, pooling=pooling)]
     failed = []
     results = in_batches(
-        classifier, [os.fspath(path) for path in paths], partial(classifier.embed_batch, of=of, pooling=pooling)
+        classifier,
+        [os.fspath(path) for path in paths],
+        partial(classifier.embed_batch, of=of, pooling=pooling),
+        max_memory=max_memory,
     )
     for result in tqdm(results, total=len(paths), desc="Embedding", unit="file"):
         if result.value is None:

@@ -185,6 +185,7 @@ def classify_recordings(
     batch_seconds: float = 15.0,
     window: int = 256,
     window_seconds: float = 1200.0,
+    max_memory: float | None = None,
     labels: Sequence[str] | None = None,
     abstain: float = 0.0,
 ) -> Iterator[Classified]:
@@ -202,6 +203,8 @@ def classify_recordings(
         batch_seconds: Seconds in a batch with its padding; the default is among the fastest for HuBERT base on a CPU.
         window: Most recordings that wait to be classified.
         window_seconds: No more are read when those waiting are as long as this together.
+        max_memory: Bytes that a pass may take; a recording beyond `batch_seconds` that needs more is an error, and no
+            pass is tried. Default: what the device has left.
         labels: The labels that come into question, two or more of the model's: their scores are divided by their sum.
             Default: all.
         abstain: Score below which a recording gets no label.
@@ -218,6 +221,7 @@ def classify_recordings(
     _, _, told = classifier._sanitize_parameters(top_k=None)
     work = partial(classifier.classify_batch, **{**classifier._postprocess_params, **told})
     options: dict[str, Any] = {"batch_seconds": batch_seconds, "window": window, "window_seconds": window_seconds}
+    options["max_memory"] = max_memory
     results = in_batches(classifier, recordings, work, **options)
     return (_narrow(result, chosen, abstain, dimensions) for result in results)
 
