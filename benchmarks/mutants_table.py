@@ -10,7 +10,7 @@ MODULES = {
     "training/protocols.py": "training/test_random_corpora.py training/test_fold_lists.py training/test_protocols.py",
     "training/targets.py": "training/test_targets.py",
     "training/trainer.py": "training/test_optimization.py training/test_batching.py training/test_randomness.py"
-    f" training/test_frame_labels.py training/test_targets.py {_RUNS}",
+    f" training/test_fold_results.py training/test_frame_labels.py training/test_targets.py {_RUNS}",
     "training/fold.py": "training/test_fold_results.py training/test_saved_model.py training/test_randomness.py"
     f" training/test_targets.py training/test_adapters.py training/test_augmentation.py {_RUNS}",
     "training/saved_model.py": "training/test_saved_model.py",
@@ -31,9 +31,19 @@ MODULES = {
 GUARDS = {"strict=True": "strict=False", "frozen=True": "frozen=False"}
 # Module -> mutant, or the line whatever becomes of it -> why no test can tell it from the module.
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "training/protocols.py": {
+        'by_session = bool(sessions) and (unit == "session" or how in FOLD_UNITS)'
+        '  ->  by_session = bool(sessions) and (unit <= "session" or how in FOLD_UNITS)': "of two names the lesser",
+    },
     "evaluation/comparison.py": {
         'key = [name for name in ("fold", "seed", "utterance") if name in tables[0]]'
         '  ->  key = [name for name in ("fold", "seed", "utterance") if name in tables[ -1]]': "both have the same",
+    },
+    "evaluation/metrics.py": {
+        "return SpeechEmotionMetric().compute(predictions=logits.argmax(-1), references=eval_prediction.label_ids)"
+        "  ->  "
+        "return SpeechEmotionMetric().compute(predictions=logits.argmax(1),"
+        " references=eval_prediction.label_ids)": "the last of two axes",
     },
     "evaluation/run_folder.py": {
         "_BLOCK = 1 << 20 # bytes": "how much of a file is read at once, the checksum is that of the whole",

@@ -80,7 +80,7 @@ class Predictions:
                 raise ValueError(
                     f"tables of predictions must have the same columns, got {columns} and {list(part.table)}"
                 )
-        return cls(pd.concat([part.table for part in parts], ignore_index=True))
+        return cls(pd.concat([part.table for part in parts]))
 
     @classmethod
     def read(cls, path: str | Path) -> "Predictions":

@@ -160,4 +160,4 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 def _table_reach(state_dict: Mapping[str, torch.Tensor]) -> int:
     """Frames the distance table reaches (it has twice as many rows less one), or the published 374 without a table."""
     rows = [len(tensor) for name, tensor in state_dict.items() if name.endswith("distance_embedding.weight")]
-    return (rows[0] + 1) // 2 if rows else 374
+    return rows[0] // 2 + 1 if rows else 374

@@ -98,6 +98,12 @@ def test_the_temperature_that_was_put_in_is_found():
         assert fit_temperature(logits, references=references) == pytest.approx(sharpness, rel=0.03)
 
 
+@pytest.mark.parametrize("temperature", [0.051, 0.2, 1.0, 5.0, 19.9])
+def test_a_temperature_within_its_bounds_is_that_of_the_formula(temperature):
+    logits = np.array([[temperature * np.log(3.0), 0.0]] * 4)  # at it 75 % sure, as many as are right
+    assert fit_temperature(logits, references=np.array([0, 0, 1, 0])) == pytest.approx(temperature)
+
+
 def test_no_temperature_of_a_grid_nor_lbfgs_is_better():
     logits, references = drawn(300)
     fitted = fit_temperature(logits, references=references)

@@ -69,6 +69,7 @@ def test_files_of_other_programs_are_read(tmp_path, text, expected):
         ("utterance,label,p_sad,p_angry\na,sad,0.5,half\n", "p_angry must hold numbers, got 'half' in row 1"),
         ("utterance,label,p_sad,p_angry\na,sad,0.5,\n", "p_angry must hold a number in every row, row 1 has none"),
         ("utterance,label,p_sad,p_angry\na,sad,2.5,-1.5\n", r"0 or more and sum to 1, got \[2.5, -1.5\] in row 1"),
+        ("utterance,label,p_sad,p_angry\na,sad,1.001,-0.001\n", r"0 or more and sum to 1, got \[1.001, -0.001\]"),
         ("utterance,label,p_sad,p_angry\na,sad,nan,1\n", "p_sad must hold a number|0 or more and sum to 1"),
         ("utterance,label,p_sad\na,bored,1\n", r"a column of probabilities, \['sad'\], got 'bored' in row 1"),
         ("utterance,label,prediction\na,sad,sad\na,sad,sad\n", "utterance must name a row, 'a' has several"),
