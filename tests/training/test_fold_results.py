@@ -12,7 +12,7 @@ from shift_ser.evaluation.predictions import Predictions
 from shift_ser.evaluation.run_folder import read_json
 from shift_ser.training import fold as fold_module
 from shift_ser.training.batching import BalancedSampler
-from shift_ser.training.fold import history_of
+from shift_ser.training.fold import FoldRun, history_of
 from shift_ser.training.trainer import FoldProgress
 
 
@@ -46,6 +46,25 @@ def test_a_fold_tells_its_sizes_groups_and_cost(finished):
         assert read_json(fold.folder / "result.json") == result == fold.result and fold.failure is None
 
     assert any(result["cost"]["peak_memory_mb"] % 1 for result in results["folds"])
+
+
+@pytest.mark.parametrize("flags", [("--class_weights", "balanced", "--refit", "true"), ()])
+def test_classes_weigh_as_the_training_set_says_where_that_is_asked_for(flags, cross_validate, tmp_path, monkeypatch):
+    given, make_trainer = [], FoldRun._trainer
+
+    def noting(self, *arguments, **options):
+        given.append(options.get("class_weights"))
+        return make_trainer(self, *arguments, **options)
+
+    monkeypatch.setattr(FoldRun, "_trainer", noting)
+    run = cross_validate(tmp_path / "out", "--folds", 1, "--num_train_epochs", 1, *flags)
+    run.run()
+    plan, weights = run.plans[0], run.corpus.targets.class_weights
+    expected = [weights(plan.train), weights(plan.train + plan.validation)] if flags else [None]
+    assert len(given) == len(expected)
+    assert all(
+        one is other is None or one.tolist() == other.tolist() for one, other in zip(given, expected, strict=True)
+    )
 
 
 def test_a_refit_is_part_of_the_cost(cross_validate, tmp_path, monkeypatch):
