@@ -13,7 +13,7 @@ from torch import nn
 
 from .model.masked_norm import in_bfloat16_on_cpu
 
-_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 _WORTH = 2**14  # weights of a layer below which a call of oneDNN costs about as much as it saves
 
 
@@ -91,8 +91,8 @@ class MatrixLinear(nn.Linear):
 def use_matrix_products(model: Any) -> None:
     """Turn the layers of a model that the classes above can compute into them; no parameter changes its name.
 
-    oneDNN makes code for every shape and torch keeps that of 1024 shapes: hundreds of megabytes over the many lengths
-    of a long recording. 64 are those of a few lengths; whoever has set the variables is not overruled.
+    oneDNN makes code for every shape, and it and torch keep that of 1024 shapes: hundreds of megabytes over the many
+    lengths of a long recording. 256 are those of some twenty lengths; whoever has set the variables is not overruled.
     """
     for name, number in _KEPT.items():
         os.environ.setdefault(name, number)

@@ -109,7 +109,7 @@ def test_kept_code_of_shapes_is_bounded_unless_somebody_says_otherwise(monkeypat
     for name in names:
         monkeypatch.delenv(name, raising=False)
     use_matrix_products(nn.Sequential())
-    assert [os.environ[name] for name in names] == ["64", "64"]
+    assert [os.environ[name] for name in names] == ["256", "256"]
     monkeypatch.setenv(names[1], "7")
     use_matrix_products(nn.Sequential())
     assert os.environ[names[1]] == "7"

@@ -24,6 +24,7 @@ from .speech_input import MAX_BYTES, has_its_rate, load_speech, log_once, plain_
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 300.0  # longest time that fetching one recording may take, unless told otherwise
+_GRID = 5120  # samples; in bfloat16 a CPU makes code for each new length, so lengths are rounded up to 0.32 s
 _WAIT = 20.0  # seconds without a byte after which a server counts as silent
 _WINDOW = 16  # batches from which recordings of like length are picked
 _READING = ("allow_truncated", "max_seconds", "max_bytes", "max_download_seconds")  # options of `read`
@@ -243,17 +244,21 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
             logger.warning("a recording is digital silence: its scores say nothing")
         return samples
 
-    def features(self, speech: Sequence[np.ndarray]) -> BatchFeature:
+    def features(self, speech: Sequence[np.ndarray], **options: Any) -> BatchFeature:
         """Features of several recordings, padded to the longest, with their mask, shapes `(batch, samples)`."""
         features = self.feature_extractor(
             list(speech), sampling_rate=self.feature_extractor.sampling_rate, padding=True, return_attention_mask=True,
-            return_tensors="pt",
+            return_tensors="pt", **options,
         )  # fmt: skip
         return features.to(dtype=self.dtype)
 
     def classify_batch(self, speech: Sequence[np.ndarray], **options: Any) -> list[Any]:
         """What `postprocess` makes of each of several recordings that go through the model together."""
-        logits = self.forward(self.features(speech))["logits"]
+        reads, config = self.feature_extractor, self.model.config
+        waveforms = reads.model_input_names[0] == "input_values" and getattr(reads, "fixed_length", None) is None
+        on_grid = waveforms and getattr(config, "mask_padding", False) and self.dtype == torch.bfloat16
+        padding = {"pad_to_multiple_of": _GRID} if on_grid and self.device.type == "cpu" else {}
+        logits = self.forward(self.features(speech, **padding))["logits"]
         return [self.postprocess(SequenceClassifierOutput(logits=row[None]), **options) for row in logits]
 
     def frame_scores(self, speech: Sequence[np.ndarray], *, calibrated: bool = False) -> list[np.ndarray]:

@@ -590,3 +590,20 @@ def test_the_command_takes_some_labels_and_cut_files(saved, tmp_path):
         (tmp_path / "scores.csv").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     )
     assert row["recording"] == path and float(row["score_sad"]) + float(row["score_angry"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("dtype", "mask_padding"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_in_bfloat16_recordings_of_near_lengths_share_a_shape(dtype, mask_padding):
+    classify = classifier(dtype=getattr(torch, dtype), mask_padding=mask_padding)
+    recordings, lengths = clips(9000, 9500, 10000, 11000), []
+    hook = classify.model.register_forward_pre_hook(
+        lambda _, args, given: lengths.append(given["input_values"].shape[1]), with_kwargs=True
+    )
+    found = [result.scores for result in classify_recordings(classify, recordings, batch_seconds=0.7)]
+    hook.remove()
+    on_grid = dtype == "bfloat16" and mask_padding
+    assert sorted(lengths) == ([10240] * 3 + [15360] if on_grid else [9000, 9500, 10000, 11000])
+    for told, recording in zip(found, recordings, strict=True):
+        alone = scores(classify({"array": recording, "sampling_rate": RATE}))
+        bound = 0.02 if on_grid else 1e-6
+        assert told == pytest.approx(alone, abs=bound) and len(told) == 4
