@@ -15,8 +15,8 @@ from .table import COSTS
 
 logger = logging.getLogger(__name__)
 
-# What a row of the study's table tells of the corpus and the frames, as opposed to the head.
-_KEPT = ("encoder", "encoder_layer", "corpus")
+# What a row of the study's table tells of the corpus, its folds and the frames, as opposed to the head.
+_KEPT = ("encoder", "encoder_layer", "corpus", "protocol", "fold_unit", "validation", "num_folds")
 _READ = ("fingerprints", "plans", "scenario", "encoder_layer", "use_weighted_layer_sum", "max_seconds", "mask_padding")
 
 

@@ -3,8 +3,9 @@ import pytest
 
 from shift_ser.evaluation.comparison import compare
 from shift_ser.evaluation.predictions import Predictions
-from shift_ser.evaluation.run_folder import write_json
-from shift_ser.studies.table import sentences
+from shift_ser.evaluation.run_folder import RESULTS, STUDY_BASELINES, write_json
+from shift_ser.studies.baselines import baseline_key, baselines_of
+from shift_ser.studies.table import group_table, sentences
 
 LABELS = ["angry", "happy", "neutral", "sad"]
 
@@ -65,3 +66,23 @@ def test_one_seed_tells_nothing_apart(group, tmp_path):
     groups = [group(0.0, right=0.3, validation=0.3, seeds=1), group(0.25, right=0.8, validation=0.9, seeds=1)]
     assert sentences(tmp_path, groups)[0].endswith("but one seed does not tell the methods apart.")
     assert compare(*(tmp_path / each["cells"][0] for each in groups))["ua"]["p"] < 0.05
+
+
+def test_baselines_of_two_divisions_are_told_apart_and_of_two_heads_are_one(tmp_path):
+    known, groups = {}, []
+    for protocol, plans, ua in (("test_blind", {"1": "a"}, 0.4), ("authors", {"1": "b"}, 0.5)):
+        for head in ("cnn", "lstm"):
+            cell = tmp_path / f"{head}-{protocol}"
+            cell.mkdir()
+            write_json(cell / RESULTS, {"settings": {"plans": plans}, "folds": [{"fold": 1}]})
+            scores = {name: {"mean": ua, "std": None} for name in ("wa", "ua", "f1")}
+            known[baseline_key(cell)] = [{"name": "statistics", **scores}]
+            options = {"head_type": head, "shift_placement": "none", "shift_proportion": 0.0, "protocol": protocol}
+            groups.append({**options, "cells": [cell.name]})
+    write_json(tmp_path / STUDY_BASELINES, known)
+    rows = baselines_of(tmp_path, groups)
+    assert [(row["head_type"], row["protocol"], row["ua"]["mean"]) for row in rows] == [
+        ("statistics", "test_blind", 0.4), ("statistics", "authors", 0.5),
+    ]  # fmt: skip
+    table = group_table(rows, varied=("shift_proportion", "protocol"))
+    assert "| statistics | - | - | test_blind | 1 | 40.0 |" in table and "| authors | 1 | 50.0 |" in table
