@@ -258,6 +258,8 @@ def _check_place(cell: Path, place: Mapping[str, Any]) -> None:
     if said["head_type"] != head or (without and said["shift_placement"] != "none" and said["shift_proportion"] != 0):
         raise ValueError(f"{cell.name} is of another model than its place in the grid says")
     left = {"corpus"} | ({"shift_placement", *SHIFT_OPTIONS} if without else set())
+    if there["shift_proportion"] == 0:  # how nothing would move is not said
+        left |= {*SHIFT_OPTIONS} - {"shift_proportion", "shift_layers"}
     for name in (said.keys() & there.keys()) - left:
         chosen = name == "protocol" and (said[name], there[name]) == ("test_blind", "speaker_groups")
         if said[name] is not None and str(said[name]) != str(there[name]) and not chosen:

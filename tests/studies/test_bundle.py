@@ -316,3 +316,19 @@ def test_a_path_is_shown_by_its_last_part():
     assert public_name("C:\\Users\\alice\\enc") == public_name("../enc") == "enc"
     assert public_name("IEMOCAP_full_release") == "IEMOCAP_full_release"
     assert json.dumps(public_name("microsoft/wavlm-base")) == '"microsoft/wavlm-base"'
+
+
+def test_a_control_that_moves_nothing_fits_its_place_whatever_the_direction(encoder, small_corpus, tmp_path):
+    study = {
+        "base": {
+            "encoder": str(encoder), "cache_dir": str(tmp_path / "frames"), "num_train_epochs": 1, "corpus": "nowhere",
+            "disable_tqdm": True, "seed": 0, "folds": [1], "shift_direction": "forward",
+        },
+        "grid": {"variant": "shiftformer", "shift_proportion": [0, "1/4"]},
+        "keep_models": False,
+        "baselines": False,
+    }  # fmt: skip
+    (tmp_path / "shares.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    (tmp_path / "set.yaml").write_text(yaml.safe_dump({"studies": ["shares.yaml"]}), encoding="utf-8")
+    done = run_set(plan_set(tmp_path / "set.yaml", output_dir=tmp_path / "out", corpus=small_corpus))
+    assert verify_bundle(done.bundle)["cells"] == 2
