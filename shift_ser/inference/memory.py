@@ -1,10 +1,11 @@
 """What a pass over a recording takes of memory, counted without running it, and what the machine has left."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -49,14 +50,15 @@ def pass_memory(classifier: ShiftAudioClassificationPipeline, seconds: float) ->
         seconds: Length of the recording.
     """
     reads = classifier.feature_extractor
-    silence = torch.zeros(max(1, round(seconds * reads.sampling_rate))).numpy()
-    name = reads.model_input_names[0]
-    features = classifier.features([silence])[name]
+    name, samples = reads.model_input_names[0], max(1, round(seconds * reads.sampling_rate))
+    shape: Sequence[int] = (1, samples)
+    if name != "input_values":  # how many frames a spectrogram has only its extractor knows
+        shape = classifier.features([np.zeros(samples, np.float32)])[name].shape
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
-        values = torch.empty(features.shape, dtype=features.dtype, device=classifier.device)
+        values = torch.empty(shape, dtype=classifier.dtype, device=classifier.device)
         with _LiveBytes() as count:
             classifier.model(**{name: values})
-    return round(SCRATCH * count.peak) + features.nbytes
+        return round(SCRATCH * count.peak) + values.nbytes
 
 
 def free_memory(device: torch.device) -> int:

@@ -64,11 +64,11 @@ def to_scale(outputs: torch.Tensor, config: Any) -> torch.Tensor:
 
 
 def labelled_frames(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of the frames that have a label, shapes `(frames, classes)` and `(frames,)`.
+    """Logits and labels of the frames or utterances that have a label, shapes `(labelled, classes)` and `(labelled,)`.
 
     Args:
-        logits: Shape `(batch, time, classes)`.
-        labels: Class numbers `(batch, time)`, -100 where there is none.
+        logits: Shape `(batch, time, classes)`, of utterances `(batch, classes)`.
+        labels: Class numbers `(batch, time)`, of utterances `(batch,)`; -100 where there is none.
     """
     labels = labels.to(logits.device)
     return logits[labels >= 0], labels[labels >= 0]
