@@ -1,5 +1,6 @@
 """Many recordings through a model: read ahead, in batches of like length, in constant memory."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from huggingface_hub.utils import httpx
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
 from .memory import free_memory, pass_memory
 
+_STEP = 10.0  # seconds to which lengths are rounded up where memory is counted
 AHEAD = 4  # recordings that are read while the model is busy
 # ImportError: of a format that an extra reads which is not installed
 _UNREADABLE = (
@@ -95,24 +97,36 @@ def in_batches(
         window_length=window_seconds,
     )
 
+    counted: dict[float, int] = {}
+
     def fitting(speech: list[np.ndarray]) -> Iterable[T]:
         seconds = max(len(samples) for samples in speech) / rate
         if seconds > batch_seconds and not fixed:
-            _check_memory(classifier, seconds, max_memory)
+            _check_memory(classifier, seconds, max_memory, counted)
         return work(speech)
 
     return in_order((places, _work_on(batch, fitting)) for places, batch in batches)
 
 
-def _check_memory(classifier: ShiftAudioClassificationPipeline, seconds: float, max_memory: float | None) -> None:
+def _check_memory(
+    classifier: ShiftAudioClassificationPipeline, seconds: float, max_memory: float | None, counted: dict[float, int]
+) -> None:
     """Refuse a recording that would not fit: a system that is out of memory ends the process, and nothing is kept.
+
+    Counting takes a fifth of a second, so it is done once for all lengths up to the next ten seconds; only where that
+    would not fit is the recording's own length counted.
 
     Raises:
         MemoryError: If a pass over it takes more than it may.
     """
-    needed = pass_memory(classifier, seconds)
     limit = free_memory(classifier.device) if max_memory is None else max_memory
-    if needed > limit:
+    waveforms = classifier.feature_extractor.model_input_names[0] == "input_values"
+    up_to = _STEP * math.ceil(seconds / _STEP) if waveforms else seconds  # Whisper takes no more than 30 s
+    if up_to not in counted:
+        counted[up_to] = pass_memory(classifier, up_to)
+    if counted[up_to] <= limit:
+        return
+    if (needed := pass_memory(classifier, seconds)) > limit:
         what = "that the machine has left" if max_memory is None else "of max_memory"
         raise MemoryError(
             f"a pass over {seconds:.0f} s takes about {needed / 1e9:.1f} GB, more than the {limit / 1e9:.1f} GB {what}:"

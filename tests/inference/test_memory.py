@@ -62,6 +62,13 @@ def test_a_recording_that_does_not_fit_is_an_error_and_the_others_go_on(classify
         next(classify_recordings(classify, recordings, max_memory=0))
 
 
+def test_lengths_that_are_near_are_counted_once(classify, monkeypatch):
+    counts = []
+    monkeypatch.setattr("shift_ser.inference.batches.pass_memory", lambda _, seconds: counts.append(seconds) or 1)
+    results = list(classify_recordings(classify, [noise(seconds) for seconds in (3, 16, 17.5, 20, 20.5, 24)]))
+    assert counts == [20, 30] and all(result.scores for result in results)
+
+
 def test_without_a_limit_it_is_what_the_machine_has_left(classify, monkeypatch):
     assert 0 < free_memory(torch.device("cpu")) < 2**50
     monkeypatch.setattr("shift_ser.inference.batches.free_memory", lambda device: pass_memory(classify, 20) - 1)
