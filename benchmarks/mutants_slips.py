@@ -43,7 +43,7 @@ _DECAY = "training/test_optimization.py::test_vectors_and_biases_do_not_decay"
 SLIPS = (
     Slip("a private repository is made public", "hub/push.py", "private=self.private, ", "",
          "hub/test_push.py::test_a_repository_is_private_if_it_is_asked_to_be"),
-    Slip("--hub_token=... is shown", "hub/public.py", "elif is_token and equals:", "elif False:",
+    Slip("--hub_token=... is shown", "evaluation/public.py", "elif is_token and equals:", "elif False:",
          "hub/test_push.py::test_a_token_is_never_shown"),
     Slip("code in a checkpoint is run", "hub/convert_original_checkpoint.py", "(path, weights_only=True)",
          "(path, weights_only=False)",

@@ -24,7 +24,7 @@ PANELS: dict[str, list[str | tuple[list[str], bool]]] = {
     "Transformer: in place": ["shift", (ATTENTION, False), "LayerNorm", (MLP, False), "LayerNorm"],
     "Shiftformer: replace": ["shift", (MLP, False), "LayerNorm"],
 }
-STEP, HALF = 0.8, 0.95  # height of a step and half the width of a box
+STEP, HALF = 0.8, 1.0  # height of a step and half the width of a box
 
 
 def draw_box(axes: Axes, x: float, y: float, text: str, *, half: float = HALF) -> None:
@@ -32,7 +32,7 @@ def draw_box(axes: Axes, x: float, y: float, text: str, *, half: float = HALF) -
     shifted = text == "shift"
     style: dict[str, Any] = {"boxstyle": "round,pad=0.02", "fc": SHIFT if shifted else PLAIN, "ec": "0.35", "lw": 0.8}
     axes.add_patch(FancyBboxPatch((x - half, y + 0.12), 2 * half, STEP - 0.24, **style))
-    axes.text(x, y + STEP / 2, text, ha="center", va="center", fontsize=8, color="white" if shifted else "black")
+    axes.text(x, y + STEP / 2, text, ha="center", va="center", fontsize=8.5, color="white" if shifted else "black")
 
 
 def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -51,29 +51,22 @@ def draw_branch(axes: Axes, y: float, steps: list[str], *, shifted: bool) -> flo
         draw_box(axes, left, y + 0.25 + STEP * number, step)
     middle = (y + 0.15 + top) / 2
     if shifted:
-        draw_box(axes, right, middle - STEP / 2, "shift", half=0.42)
+        draw_box(axes, right, middle - STEP / 2, "shift", half=0.45)
     spans = [(y + 0.15, middle - 0.28), (middle + 0.28, top + 0.2)] if shifted else [(y + 0.15, top + 0.2)]
     for low, high in spans:
         axes.plot([right, right], [low, high], color="0.35", lw=0.9)
     draw_arrow(axes, (right, top + 0.2), (0.14, top + 0.2))
     axes.plot([left, left], [top - 0.05, top + 0.2], color="0.35", lw=0.9)
     draw_arrow(axes, (left, top + 0.2), (-0.14, top + 0.2))
-    axes.text(
-        0,
-        top + 0.2,
-        "+",
-        ha="center",
-        va="center",
-        fontsize=11,
-        bbox={"boxstyle": "circle,pad=0.1", "fc": "w", "ec": "0.35"},
-    )
+    circle = {"boxstyle": "circle,pad=0.1", "fc": "w", "ec": "0.35"}
+    axes.text(0, top + 0.2, "+", ha="center", va="center", fontsize=11, bbox=circle)
     return top + 0.42
 
 
 def draw_block(axes: Axes, title: str, parts: list[str | tuple[list[str], bool]]) -> float:
     """One block; gives its height."""
     y = 0.45
-    axes.text(0, 0, "frames", ha="center", va="center", fontsize=8)
+    axes.text(0, 0, "frames", ha="center", va="center", fontsize=9)
     draw_arrow(axes, (0, 0.15), (0, y + 0.12))
     for part in parts:
         if isinstance(part, str):
@@ -82,24 +75,24 @@ def draw_block(axes: Axes, title: str, parts: list[str | tuple[list[str], bool]]
         else:
             y = draw_branch(axes, y, part[0], shifted=part[1])
     draw_arrow(axes, (0, y - 0.1), (0, y + 0.4))
-    axes.set_title(title, fontsize=9.5)
+    axes.set_title(title, fontsize=11)
     return y + 0.5
 
 
 def main() -> None:
-    """Draw all blocks side by side on one scale."""
+    """Draw all blocks in two rows on one scale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", help="PNG to write")
-    figure = Figure(figsize=(19, 6.4), layout="constrained")
-    row = figure.subplots(1, len(PANELS))
-    heights = [draw_block(axes, title, parts) for axes, (title, parts) in zip(row, PANELS.items(), strict=True)]
-    for axes in row:
+    figure = Figure(figsize=(11, 11), layout="constrained")
+    places = figure.subplots(2, (len(PANELS) + 1) // 2).flat
+    heights = [draw_block(axes, title, parts) for axes, (title, parts) in zip(places, PANELS.items(), strict=False)]
+    for axes in figure.axes:
         axes.set(xlim=(-1.85, 1.7), ylim=(-0.3, max(heights)))
         axes.axis("off")
     figure.suptitle(
-        "The blocks of the heads and where the shift sits (padding is set to zero after each block)", fontsize=11
+        "The blocks of the heads and where the shift sits (padding is set to zero after each block)", fontsize=12
     )
-    figure.savefig(parser.parse_args().path, dpi=100)
+    figure.savefig(parser.parse_args().path, dpi=110)
 
 
 if __name__ == "__main__":

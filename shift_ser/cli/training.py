@@ -106,7 +106,7 @@ def parse_words(words: Sequence[str]) -> Any:
 
 def same_command(words: Sequence[str], *, num_processes: int = 1) -> str:
     """The command line of a run, to show: without a token."""
-    from ..hub.public import hide_token
+    from ..evaluation.public import hide_token
 
     start = ["shift-ser", "train"]
     if num_processes > 1:

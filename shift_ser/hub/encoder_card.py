@@ -6,9 +6,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ..evaluation.public import public_name, public_text
 from ..evaluation.run_folder import ADAPTATION, read_json, write_text
 from ..training.options import settings_words
-from .public import public_name, public_text
 
 _CARD = """---
 {data}

@@ -20,6 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..corpora import CORPORA
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.metrics import score_names, score_of
+from ..evaluation.public import public_name, public_results
 from ..evaluation.report import fold_table, headline, intervals_text, name_of
 from ..evaluation.run_folder import CONFUSION, FINAL, RESULTS, fold_folder, main_figure, read_json, write_text
 from ..model.heads import variants
@@ -27,7 +28,6 @@ from ..model.losses import DIMENSIONS, PROBLEM_TYPES
 from ..training.adapters import AdapterOptions
 from ..training.arguments import DataArguments, ModelArguments, RunArguments
 from ..training.protocols import protocol_text, protocol_title
-from .public import public_name, public_results
 
 TEMPLATE = "model_card.md.jinja"
 PUBLISHED_ENCODERS = {"feature_extraction": "facebook/hubert-base-ls960", "fine_tuning": "facebook/wav2vec2-base"}

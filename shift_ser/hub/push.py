@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..corpora.corpus import CorpusInfo
 from ..evaluation.metrics import score_of
+from ..evaluation.public import public_results
 from ..evaluation.run_folder import (
     FINAL,
     RESULTS,
@@ -28,7 +29,6 @@ from ..evaluation.run_folder import (
 )
 from ..training.arguments import RunArguments
 from .model_card import repository_name, results_text, run_card
-from .public import public_results
 
 CONFIGS = ("config.json", "preprocessor_config.json")
 HANDLER, REQUIREMENTS = "handler.py", "requirements.txt"  # of Inference Endpoints

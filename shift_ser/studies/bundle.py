@@ -14,13 +14,14 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..corpora import CORPORA, check_corpus, find_corpus
 from ..evaluation.predictions import Predictions
+from ..evaluation.public import public_name
 from ..evaluation.run_folder import (
     CELL,
     PLANS,
@@ -161,18 +162,6 @@ def _public_words(words: Sequence[str]) -> list[str]:
 
 def _shown(option: str, value: Any) -> Any:
     return public_name(value) if option in ("corpus", "encoder", "fold_lists") and isinstance(value, str) else value
-
-
-def public_name(path: str) -> str:
-    """A folder's last part; the name of a model or data set on the Hub as it is.
-
-    Example:
-        >>> public_name("/home/alice/IEMOCAP_full_release"), public_name("facebook/hubert-base-ls960")
-        ('IEMOCAP_full_release', 'facebook/hubert-base-ls960')
-    """
-    parts = PureWindowsPath(path).parts  # knows both kinds of slash
-    here = Path(path).exists() or path.startswith((".", "~")) or PureWindowsPath(path).anchor
-    return parts[-1] if here and parts else path
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

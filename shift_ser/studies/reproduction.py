@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..evaluation.public import public_name
 from ..recipes import find_study
 from ..training.arguments import DataArguments, parse_arguments, read_yaml, refuse_unknown
-from .bundle import public_name, write_bundle
+from .bundle import write_bundle
 from .grid import StudyPlan, plan_study
 from .study import Study, run_study
 

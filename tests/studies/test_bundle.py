@@ -1,5 +1,4 @@
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from shift_ser.evaluation.report import headline, summarise
 from shift_ser.evaluation.run_folder import read_json, write_json
 from shift_ser.evaluation.uncertainty import describe as uncertainty
 from shift_ser.recipes import find_study, study_names
-from shift_ser.studies.bundle import counts, entry_places, public_name, study_texts
+from shift_ser.studies.bundle import counts, entry_places, study_texts
 from shift_ser.studies.bundle_check import BundleError, verify_bundle
 from shift_ser.studies.bundle_page import page_text
 from shift_ser.studies.cost import study_cost
@@ -310,12 +309,6 @@ def test_hours_are_told_from_steps_that_were_timed(made, small_corpus, tmp_path)
 def test_the_sets_that_ship_are_of_studies_that_ship(name):
     content = yaml.safe_load(find_study(name).read_text(encoding="utf-8"))
     assert set(content["studies"]) <= set(study_names()) - {name}
-
-
-def test_a_path_is_shown_by_its_last_part():
-    assert public_name("C:\\Users\\alice\\enc") == public_name("../enc") == "enc"
-    assert public_name("IEMOCAP_full_release") == "IEMOCAP_full_release"
-    assert json.dumps(public_name("microsoft/wavlm-base")) == '"microsoft/wavlm-base"'
 
 
 def test_a_control_that_moves_nothing_fits_its_place_whatever_the_direction(encoder, small_corpus, tmp_path):
