@@ -194,7 +194,10 @@ def write_onnx(model: ShiftForSequenceClassification, path: Path, *, opset: int)
         output_names=["logits"],
         opset_version=opset,
         dynamic_shapes=({0: "batch", 1: "samples"}, {}),  # the mask's axes are the same ones
-        custom_translation_table={torch.ops.shift_ser.lstm.default: _onnx_lstm},
+        custom_translation_table={
+            torch.ops.shift_ser.lstm.default: _onnx_lstm,
+            torch.ops.aten.div.Tensor_mode: _onnx_floor_division,
+        },
         dynamo=True,
         verbose=False,
     )
@@ -361,3 +364,11 @@ def _onnx_lstm(frames: Any, weights: Sequence[Any]) -> Any:
         hidden_size=width,
     )
     return op.Transpose(op.Squeeze(states, second), perm=[1, 0, 2])
+
+
+def _onnx_floor_division(dividend: Any, divisor: Any, rounding_mode: str) -> Any:
+    """Lengths in frames, in whole numbers: torch's own translation divides floats, and bfloat16 has 8 bits for them."""
+    if rounding_mode != "floor" or not dividend.dtype.is_integer():
+        raise ValueError(f"division must be of whole numbers and round down, got {dividend.dtype} and {rounding_mode}")
+    op: Any = onnxscript.opset18
+    return op.Div(op.Sub(dividend, op.Mod(dividend, divisor)), divisor)
