@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from huggingface_hub.utils import httpx
 
+from ..memory import free_memory
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline, in_order, like_lengths
-from .memory import free_memory, pass_memory
+from .memory import pass_memory
 
 _STEP = 10.0  # seconds to which lengths are rounded up where memory is counted
 AHEAD = 4  # recordings that are read while the model is busy

@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..corpora import load_corpus
-from ..corpora.corpus import SAMPLING_RATE
 from ..evaluation.run_folder import CELL
-from ..matrix_products import use_matrix_products
-from ..model.encoders import encode
-from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.losses import DIMENSIONS, PROBLEM_TYPES
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
-from ..training.adapters import Adapted
 from ..training.arguments import DataArguments, ModelArguments, RunArguments, parse_arguments
 from ..training.data import build_feature_extractor
 from ..training.protocols import PlanOptions, plan_folds, settled
+from ..training.rehearsal import Rehearsal
 from .grid import StudyPlan
 
 _TIMED = 3  # steps, after one that is not timed
@@ -132,70 +127,21 @@ def time_model(
         run_args: Batch sizes, precision and the device.
         steps: How many are timed, after one that is not.
     """
-    extractor = build_feature_extractor(model_args, data_args)
-    model, batch = model_and_batch(model_args, data_args, extractor)
-    if run_args.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.to(run_args.device)
-    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.0)
-    half = torch.float16 if run_args.fp16 else torch.bfloat16
-    precision = torch.autocast(run_args.device.type, dtype=half, enabled=run_args.fp16 or run_args.bf16)
-
-    def train(inputs: Mapping[str, Any]) -> None:
-        model.train()
-        for _ in range(run_args.gradient_accumulation_steps):
-            with precision:
-                loss = model(**inputs).loss
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), run_args.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    @torch.no_grad()
-    def score(inputs: Mapping[str, Any]) -> None:
-        model.eval()
-        with precision:
-            model(**inputs).logits.cpu()
-
-    sizes = (run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size)
-    seconds = []
-    for call, size in zip((train, score), sizes, strict=True):
-        inputs = {name: value.expand(size, *value.shape[1:]).to(run_args.device) for name, value in batch.items()}
-        seconds.append(_seconds(call, inputs, steps))
-    return seconds[0], seconds[1]
-
-
-def model_and_batch(
-    model_args: ModelArguments, data_args: DataArguments, extractor: ShiftFeatureExtractor
-) -> tuple[ShiftForSequenceClassification, dict[str, torch.Tensor]]:
-    """The model that a fold trains, and a batch of one utterance of noise, of full length, as the fold gives it.
-
-    A frozen encoder is taken out, and its frames are the batch, as in a run.
-    """
     options = model_args.config_options()
     problem = PROBLEM_TYPES[options.get("problem_type") or "single_label_classification"]
     dimensions = (options.get("dimensions") or DIMENSIONS) if problem.dimensions else ()
     names = dict(enumerate([*(("a", "b", "c", "d") if problem.classes else ()), *dimensions]))
     model = ShiftForSequenceClassification.from_encoder_pretrained(
         model_args.encoder_path, **options, id2label=names, label2id={name: index for index, name in names.items()}
-    ).eval()
-    encoder = model.shift_ser.encoder
-    use_matrix_products(encoder)
-    noise = np.random.default_rng(0).standard_normal(round(SAMPLING_RATE * data_args.max_seconds)).astype(np.float32)
-    name = extractor.model_input_names[0]
-    values = extractor(noise, sampling_rate=SAMPLING_RATE, return_tensors="pt")[name]
-    if model.config.freeze_encoder or data_args.cache_convolutions:
-        output = model.config.encoder_output if model.config.freeze_encoder else "convolutions"
-        name = "encoder_hidden_states" if model.config.freeze_encoder else "extract_features"
-        with torch.no_grad():
-            values = encode(encoder, values, output=output)
-    if model.config.freeze_encoder:
-        model.shift_ser.encoder = None
-    elif model_args.adapter_options is not None:
-        Adapted(encoder, model_args.adapter_options, name=model_args.encoder)
-    time_axis = values.shape[1 if name.startswith("input") else -2]
-    labels = torch.full((1, len(names)), 1 / len(names)) if problem.soft or dimensions else torch.zeros(1).long()
-    return model, {name: values, "attention_mask": torch.ones(1, time_axis, dtype=torch.long), "labels": labels}
+    )
+    rehearsal = Rehearsal(
+        model, model_args=model_args, data_args=data_args, run_args=run_args,
+        feature_extractor=build_feature_extractor(model_args, data_args),
+    )  # fmt: skip
+    rehearsal.place()
+    sizes = (run_args.per_device_train_batch_size, run_args.per_device_eval_batch_size)
+    train, score = (rehearsal.batch(size, rehearsal.speech(data_args.max_seconds)) for size in sizes)
+    return _seconds(rehearsal.train, train, steps), _seconds(rehearsal.score, score, steps)
 
 
 def _seconds(call: Any, inputs: Mapping[str, Any], steps: int) -> float:

@@ -231,6 +231,13 @@ class LengthBatches(Sampler[list[int]]):
             return math.ceil(len(self.seconds) / self.batch_size)
         return sum(count for _, count in self._buckets)
 
+    @property
+    def sizes(self) -> list[tuple[int, float]]:
+        """How many utterances at most, and of how many seconds, the batches of each kind have, of all processes."""
+        if self.batch_size is not None:
+            return [(min(self.batch_size, len(self.seconds)), float(self.seconds.max()))]
+        return [(math.ceil(len(bucket) / count), float(self.seconds[bucket[0]])) for bucket, count in self._buckets]
+
     def __iter__(self) -> Iterator[list[int]]:
         """This process's share of each batch of the epoch."""
         generator = np.random.default_rng([self.seed, self.epoch])

@@ -68,6 +68,7 @@ from .feature_cache import encoder_fingerprint
 from .final import FinalRun
 from .fold import FoldRun
 from .fold_plan import FoldPlan, check_heard, check_plan, shared_sentences
+from .memory import tell_memory
 from .options import settings_words
 from .protocols import PROTOCOLS, PlanOptions, plan_folds, settled
 from .run_lock import HOLDER, LOCK, run_lock
@@ -262,7 +263,8 @@ class CrossValidation:
     def _train(self, asked: Sequence[FoldRun]) -> None:
         """Run the folds that are not done."""
         self.failed = []
-        todo = [run for run in asked if not run.result]
+        if todo := [run for run in asked if not run.result]:
+            tell_memory(todo)
         for run in asked:
             if run not in todo:
                 logger.info("%s is done, its result is kept: %s", run.name, run.folder)

@@ -203,6 +203,12 @@ class SpeechCorpus:
             recordings=recordings,
         )
 
+    def seconds(self, utterances: Sequence[str], *, augment: Augmenter | None = None) -> list[float]:
+        """Length of each utterance as it is cut, or the most that it can become with `augment`."""
+        lengths = [self.recordings[name].num_samples for name in utterances]
+        longest = lengths if augment is None else [augment.longest(length) for length in lengths]
+        return [min(length / SAMPLING_RATE, self.data_args.max_seconds) for length in longest]
+
     def examples(self, utterances: Sequence[str], *, augment: Augmenter | None = None) -> Dataset:
         """Utterances as the collator takes them: cached frames, or waveforms read when they are asked for.
 
@@ -210,9 +216,7 @@ class SpeechCorpus:
             utterances: Their names.
             augment: Changes them anew in each epoch, for training; of frames, the variants take turns.
         """
-        most, lengths = self.data_args.max_seconds, [self.recordings[name].num_samples for name in utterances]
-        longest = lengths if augment is None else [augment.longest(length) for length in lengths]
-        seconds = [min(length / SAMPLING_RATE, most) for length in longest]
+        most, seconds = self.data_args.max_seconds, self.seconds(utterances, augment=augment)
         labels = [self.targets.of(utterance) for utterance in utterances]
         if self.cache is not None:
             caches = (self.cache,) if augment is None else self._variants

@@ -87,6 +87,7 @@ class FoldRun:
     ) -> None:
         self.corpus, self.plan, self.model_args, self.run_args = corpus, plan, model_args, run_args
         self.seed, self.folder, self.name = seed, folder, name
+        self.expected_memory_mb: float | None = None  # what `tell_memory` counted before the training
         self._predictions: Predictions | None = None
 
     @property
@@ -214,7 +215,7 @@ class FoldRun:
         kept = headline({"columns": {**result["columns"], "refit": self.run_args.refit}})
         result["test"], files[PREDICTIONS] = self._score(trainer, self.plan.test)
         result["columns"][kept] = result["test"]
-        result["cost"]["peak_memory_mb"] = round(peak_memory_mb(), 1)
+        result["cost"] |= {"peak_memory_mb": round(peak_memory_mb(), 1), "expected_memory_mb": self.expected_memory_mb}
         weights = self._save(trained, temperature=result["temperature"])
         if (learned := weights.get("shift_ser.layer_weights")) is not None:
             result["layer_weights"] = learned.double().softmax(dim=0).tolist()

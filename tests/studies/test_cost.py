@@ -5,10 +5,11 @@ from spectrogram_encoders import CONFIGS, STOCK
 from transformers import AutoModel
 
 from shift_ser import ShiftForSequenceClassification
-from shift_ser.studies.cost import model_and_batch, time_model, timing
+from shift_ser.studies.cost import time_model, timing
 from shift_ser.training.arguments import parse_arguments
 from shift_ser.training.batching import DataCollatorForShift
 from shift_ser.training.data import SpeechCorpus
+from shift_ser.training.rehearsal import Rehearsal
 
 FINE = ["--scenario", "fine_tuning"]
 
@@ -40,10 +41,14 @@ def test_a_step_is_timed_on_what_a_run_gives_the_model(way, family, small_corpus
         "--cache_dir", str(tmp_path / "frames"), "--use_cpu", "true", "--per_device_train_batch_size", "2", *way,
     ])  # fmt: skip
     corpus = SpeechCorpus(*arguments[:2])
-    model, batch = model_and_batch(*arguments[:2], corpus.feature_extractor)
+    model_args, data_args, run_args = arguments
+    model = ShiftForSequenceClassification.from_encoder_pretrained(tmp_path, **model_args.config_options())
+    rehearsal = Rehearsal(
+        model, model_args=model_args, data_args=data_args, run_args=run_args, feature_extractor=corpus.feature_extractor
+    )
+    batch = rehearsal.batch(1, rehearsal.speech(data_args.max_seconds))
     if model.config.freeze_encoder:
-        whole = ShiftForSequenceClassification.from_encoder_pretrained(tmp_path, use_weighted_layer_sum=bool(way))
-        corpus.encode(whole.shift_ser.encoder, output=whole.config.encoder_output)
+        corpus.encode(rehearsal.encoder, output=model.config.encoder_output)
     longest = max(corpus.recordings, key=lambda name: corpus.recordings[name].num_samples)
     given = DataCollatorForShift()([corpus.examples([longest])[0]])
     assert {name: tuple(value.shape) for name, value in batch.items()} == {

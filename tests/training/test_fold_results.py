@@ -42,6 +42,7 @@ def test_a_fold_tells_its_sizes_groups_and_cost(finished):
         assert (result["plan"], result["test_group"], result["last_epoch"]) == (plan.hash, plan.test_group, 2)
         assert min(cost["cpu_seconds"], cost["seconds"]) > 0
         assert cost["peak_memory_mb"] == round(cost["peak_memory_mb"], 1) > 10
+        assert 50 < cost["expected_memory_mb"] < 20000
         assert 0 < cost["trainable_parameters"] < cost["parameters"]
         assert read_json(fold.folder / "result.json") == result == fold.result and fold.failure is None
 
