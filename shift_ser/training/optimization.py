@@ -72,14 +72,15 @@ def build_schedule(
 
     Args:
         name: Which of the two.
-        optimizer: Its groups' rates at this moment are the base.
+        optimizer: Its groups' rates are the base; of one that had a schedule before, those that it had then.
         num_steps: Optimizer steps of the whole training.
         steps_per_epoch: Optimizer steps of one epoch.
         warmup_epochs: Length of the warm-up.
         warmup_start: First rate of the cosine's warm-up.
         minimum: Last rate of the cosine.
     """
-    base = optimizer.param_groups[0]["lr"]
+    group = optimizer.param_groups[0]
+    base = group.get("initial_lr", group["lr"])  # as for `LambdaLR`
     warmup_steps = int(warmup_epochs * steps_per_epoch)
 
     def factor(step: int) -> float:

@@ -141,8 +141,7 @@ class ShiftTrainer(Trainer):
         That of the stock loop is the mean over what the processes were given, and some are given an utterance again
         where they do not divide the last batch.
         """
-        if self.targets is not None:
-            kwargs["prediction_loss_only"] = False
+        kwargs["prediction_loss_only"] = False  # which `evaluate` sets where nothing computes metrics
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.predictions is not None and output.label_ids is not None:
             logits, labels = torch.from_numpy(output.predictions).double(), torch.from_numpy(output.label_ids)

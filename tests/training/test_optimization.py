@@ -208,6 +208,8 @@ def test_a_second_training_has_a_schedule_of_its_own(tmp_path):
     first = trainer.lr_scheduler
     trainer.train()
     assert trainer.lr_scheduler is not first and trainer.lr_scheduler.last_epoch == first.last_epoch == 5
+    factors = [[schedule.lr_lambdas[0](step) for step in range(6)] for schedule in (first, trainer.lr_scheduler)]
+    assert factors[0] == factors[1] and first.base_lrs == trainer.lr_scheduler.base_lrs
 
 
 def test_half_an_epoch_counts_in_the_length_of_a_schedule(tmp_path):
@@ -246,8 +248,8 @@ def test_the_loss_of_training_has_each_of_its_options_and_that_of_an_evaluation_
     logs, weight = logits.log_softmax(-1), torch.ones(4) if weights is None else weights
     plain = -(weight * shares * (1 - logs.exp()) ** gamma * logs).sum() / weight[batch["labels"]].sum()
     torch.testing.assert_close(found, plain)
-    scored = trainer.predict(Noise(6)).metrics["test_loss"]
-    assert scored == pytest.approx(float(-(shares * logs).sum() / 6), abs=1e-6)
+    scored = [trainer.predict(Noise(6)).metrics["test_loss"], trainer.evaluate(Noise(6))["eval_loss"]]
+    assert scored == pytest.approx([float(-(shares * logs).sum() / 6)] * 2, abs=1e-6)
 
 
 def test_a_mixed_batch_counts_by_its_share_of_the_step(tmp_path):
