@@ -137,17 +137,24 @@ class OurInference(_Folder):
     """`shift_ser.inference`, as `shift-ser predict` calls it."""
 
     dtype: str = "auto"
+    engine: str = "torch"
 
     def prepare(self) -> None:
-        """Have a model saved, and load it."""
+        """Have a model saved or exported, and load it."""
         super().prepare()
         folder = Path(tempfile.mkdtemp())
-        _in_another_process(self._save, folder)
-        self.classifier = load_classifier(folder, dtype=self.dtype)
+        _in_another_process(self._save if self.engine == "torch" else self._export, folder)
+        self.classifier = load_classifier(folder, dtype=self.dtype, engine=self.engine)
 
     def _save(self, folder: Path) -> None:
         shift_model("shiftformer", HubertConfig(**self.sizes.encoder)).save_pretrained(folder)
         ShiftFeatureExtractor(do_normalize=False).save_pretrained(folder)
+
+    def _export(self, folder: Path) -> None:
+        from shift_ser.hub.onnx import export_onnx
+
+        model = shift_model("shiftformer", HubertConfig(**self.sizes.encoder)).eval()
+        export_onnx(model, ShiftFeatureExtractor(do_normalize=False), folder)
 
     def run(self) -> None:
         """Read, classify."""
@@ -167,6 +174,8 @@ def inference(sizes: Sizes) -> Experiment:
         "onnxruntime, float32": Way(Engine(sizes, "onnxruntime"), keeps_memory=False),
         "ours": Way(OurInference(sizes)),
         "ours, float32": Way(OurInference(sizes, "float32")),
+        "ours in OpenVINO": Way(OurInference(sizes, engine="openvino")),
+        "ours in OpenVINO, float32": Way(OurInference(sizes, "float32", "openvino")),
     }
     stock, batched = "stock pipeline, one by one", "stock pipeline, batches of 8"
     lines = (
@@ -179,6 +188,10 @@ def inference(sizes: Sizes) -> Experiment:
                 ("OpenVINO, bf16", "ours"),
                 ("OpenVINO, float32", "ours, float32"),
                 ("onnxruntime, float32", "ours, float32"),
+                ("OpenVINO, bf16", "ours in OpenVINO"),
+                ("OpenVINO, float32", "ours in OpenVINO, float32"),
+                ("ours", "ours in OpenVINO"),
+                ("ours, float32", "ours in OpenVINO, float32"),
             )
         ),
         Line("Peak memory", {"authors": 1}, {"ours": 1}, unit="MB"),
@@ -191,7 +204,8 @@ def inference(sizes: Sizes) -> Experiment:
         f" Authors' way: batches of {count} padded to {sizes.longest} s, Shiftformer, no mask, float32, stock"
         " allocator. Stock pipeline: that of `transformers` with `HubertForSequenceClassification`, float32, stock"
         " allocator. OpenVINO and onnxruntime: the graph of `shift-ser export`, one by one, nothing padded. Ours:"
-        " `shift_ser.inference` with a Shiftformer, bf16 where the processor computes in it.",
+        " `shift_ser.inference` with a Shiftformer, bf16 where the processor computes in it; in OpenVINO as"
+        " `shift-ser predict --engine openvino`.",
         ways,
         lines,
     )

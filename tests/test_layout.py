@@ -24,7 +24,7 @@ ROOMS = {
     "corpora": {"model"},
     "evaluation": {"model"},
     "training": {"memory", "matrix_products", "model", "recipes", "corpora", "evaluation"},
-    "inference": {"memory", "matrix_products", "model", "corpora", "evaluation"},
+    "inference": {"extras", "memory", "matrix_products", "model", "corpora", "evaluation"},
     "hub": {"model", "recipes", "corpora", "evaluation", "training"},
     "studies": {"cpu", "matrix_products", "model", "recipes", "corpora", "evaluation", "training"},
     "cli": {"cpu", "extras", "model", "recipes", "corpora", "evaluation", "training", "inference", "hub", "studies"},

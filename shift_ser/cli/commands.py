@@ -18,6 +18,9 @@ from .timeline import timeline
 from .training import run_training
 
 _WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+# From --engine of predict to what runs the model.
+_ENGINES = {"local": "torch", "ray": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+_IN = {engine: f" in {engine}" for engine, runs in _ENGINES.items() if runs != "torch"}  # as the scores tell it
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -110,8 +113,9 @@ def demo(num_utterances: int, words: Sequence[str]) -> None:
 )  # fmt: skip
 @click.option("--output", help="CSV file to write or to continue, instead of printing; with ray a folder of Parquet.")
 @click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="ray: the workers of a Ray cluster (RAY_ADDRESS), else of this machine; FILES may be addresses such as s3://...",
+    "--engine", type=click.Choice(list(_ENGINES)), default="local", show_default=True,
+    help="ray: the workers of a Ray cluster (RAY_ADDRESS), else of this machine; FILES may be addresses such as s3://..."
+    " onnxruntime, openvino: in place of torch, of a model that `shift-ser export` wrote.",
 )  # fmt: skip
 @click.option("--workers", type=int, help="With ray: processes that hold a model. Default: one for each CPU or GPU.")
 @click.option("--embeddings", help="npz file to write with one vector for each recording, instead of labels.")
@@ -138,9 +142,12 @@ def predict(
               shift-ser predict --model runs/demo/fold1 recordings/ --output scores.csv
               shift-ser predict --model runs/demo/fold1 recordings/ --embeddings vectors.npz
               shift-ser predict --model org/name s3://bucket/calls --engine ray --output s3://bucket/scores
+              shift-ser predict --model exported/demo recordings/ --engine openvino --output scores.csv
     """
-    if (engine == "ray" and (output is None or embeddings is not None)) or (engine == "local" and workers is not None):
+    if (engine == "ray" and (output is None or embeddings is not None)) or (engine != "ray" and workers is not None):
         raise click.UsageError("--engine ray must stand with --output and without --embeddings, --workers with ray")
+    if embeddings is not None and engine in _IN:
+        raise click.UsageError(f"--embeddings must stand without --engine {engine}, whose graph gives scores alone")
     if embeddings is not None and (output is not None or labels is not None or abstain or calibrated):
         raise click.UsageError("--embeddings must stand without --output, --labels, --abstain and --calibrated")
     from ..inference.predict import find_recordings, load_classifier
@@ -148,12 +155,13 @@ def predict(
 
     quiet(logging.WARNING)
     loading: dict[str, Any] = {"dtype": dtype, "calibrated": calibrated, "allow_truncated": allow_truncated}
+    loading["engine"] = _ENGINES[engine]
     with from_folder_or_hub("--model", model):
         classifier = load_classifier(model, **loading)
     room = None if max_memory is None else 1e9 * max_memory
     options = {"labels": labels.split(",") if labels else None, "abstain": abstain, "max_memory": room}
     name = f"{model} {str(classifier.dtype).removeprefix('torch.')}{' calibrated' if calibrated else ''}"
-    name += f" abstaining below {abstain:g}" if abstain else ""
+    name += (f" abstaining below {abstain:g}" if abstain else "") + _IN.get(engine, "")
     if engine == "ray":
         assert output is not None
         _on_cluster(files, output, (model, loading, options), classifier.model.config, name, workers)

@@ -7,6 +7,7 @@ import torch
 
 from ..memory import counting
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
+from .graph import GraphModel
 
 SCRATCH = 1.5  # what a pass was seen to take, as a multiple of its tensors: 1.3 to 1.4 beyond half a minute of speech
 
@@ -23,6 +24,10 @@ def pass_memory(classifier: ShiftAudioClassificationPipeline, seconds: float) ->
     shape: Sequence[int] = (1, samples)
     if name != "input_values":  # how many frames a spectrogram has only its extractor knows
         shape = classifier.features([np.zeros(samples, np.float32)])[name].shape
+    model, share = classifier.model, 1.0
     with torch.inference_mode(), counting() as count:
-        classifier.model(**{name: torch.empty(shape, dtype=classifier.dtype, device=classifier.device)})
-        return round(SCRATCH * count.peak)
+        if isinstance(model, GraphModel):
+            model, share = model.in_torch()
+        weights = count.peak = count.live  # of a model that is made here
+        model(**{name: torch.empty(shape, dtype=model.dtype, device=classifier.device)})
+        return round(SCRATCH * share * (count.peak - weights))

@@ -24,6 +24,7 @@ from ..model.model_place import check_model_place
 from ..model.pipeline_shift_ser import ShiftAudioClassificationPipeline
 from ..model.speech_input import printable
 from .batches import Done, in_batches
+from .graph import ENGINES, GraphModel
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ SCORE = "score_"
 BFLOAT16_BOUND = 0.1  # most that bfloat16 may change a logit, as a share of how far logits lie apart (at least 1)
 
 DTYPES = ("auto", "float32", "bfloat16")
+TORCH = "torch"
 SUFFIXES = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {
     ".aif", ".oga", ".opus", *MEDIA_SUFFIXES,
 }  # fmt: skip
@@ -64,45 +66,73 @@ class Classified:
 
 
 def load_classifier(
-    model: str | os.PathLike, *, dtype: str = "auto", calibrated: bool = False, **options: Any
+    model: str | os.PathLike, *, dtype: str = "auto", calibrated: bool = False, engine: str = TORCH, **options: Any
 ) -> ShiftAudioClassificationPipeline:
     """The pipeline of a saved model, in the dtype in which this machine runs it fastest.
 
     Args:
-        model: Hub name or folder of a saved model.
+        model: Hub name or folder of a saved model; with another engine than torch the folder of an exported one.
         dtype: Of weights and computation: `float32`, `bfloat16`, or `auto`: bfloat16 where the hardware computes it
-            (`fast_dtype`) and gives nearly the logits of float32 for an utterance of noise (`BFLOAT16_BOUND`), else
-            float32. That bfloat16 was not near enough is logged.
+            (`fast_dtype`), the engine has it, and it gives nearly the logits of float32 for an utterance of noise
+            (`BFLOAT16_BOUND`), else float32. That bfloat16 was not near enough is logged.
         calibrated: Whether scores are those of logits divided by the model's temperature.
+        engine: What runs the model: `torch`, or `onnxruntime` or `openvino`, which run the graph that
+            `shift-ser export` wrote and give scores of whole recordings, but no embeddings, frames and streams.
         **options: Others of the pipeline, such as `max_seconds` or `allow_truncated`.
 
     Raises:
         FileNotFoundError: If `model` is a folder that does not exist.
+        ModuleNotFoundError: If the engine is not installed.
         OSError: If it is a Hub name and the Hub is out of reach or has no such model.
-        ValueError: If `dtype` is none of these, or the folder holds no model, or an encoder alone, or a file of
-            it is not as the run wrote it.
+        ValueError: If `dtype` or `engine` is none of these, or one has not the other, or the folder holds no model,
+            or an encoder alone, or an exported model where the engine is torch and no such one where it is another,
+            or a file of it is not as the run wrote it.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+    if engine not in (TORCH, *ENGINES):
+        raise ValueError(f"engine must be one of {(TORCH, *ENGINES)}, got {engine!r}")
+    options |= {"top_k": None, "calibrated": calibrated}
+    if engine != TORCH:
+        return _load_graph(model, engine, dtype, **options)
     check_model_place(os.fspath(model))
     check_model_files(model)
     classifier = pipeline(
-        "audio-classification", model=str(model), pipeline_class=ShiftAudioClassificationPipeline, top_k=None,
-        dtype=torch.float32, calibrated=calibrated, **options,
+        "audio-classification", model=str(model), pipeline_class=ShiftAudioClassificationPipeline, dtype=torch.float32,
+        **options,
     )  # fmt: skip
     exact = _in_dtype(classifier.model, torch.float32)
     if dtype == "auto" and fast_dtype(classifier.device) == torch.bfloat16:
-        classifier.model = _in_dtype(copy.deepcopy(exact), torch.bfloat16)
-        change = bfloat16_change(classifier, exact)
-        if not change <= BFLOAT16_BOUND:
-            logger.warning(
-                "bfloat16 changes the logits of an utterance by %.3g of how far they lie apart, and %g are taken:"
-                " the model stays in float32", change, BFLOAT16_BOUND,
-            )  # fmt: skip
-            classifier.model = exact
+        _take_if_near(classifier, _in_dtype(copy.deepcopy(exact), torch.bfloat16))
     elif dtype == "bfloat16":
         _in_dtype(exact, torch.bfloat16)
     return classifier
+
+
+def _load_graph(folder: str | os.PathLike, engine: str, dtype: str, **options: Any) -> ShiftAudioClassificationPipeline:
+    """The same of a model that was exported."""
+    loaded = GraphModel(folder, engine, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    classifier = ShiftAudioClassificationPipeline(
+        model=loaded, feature_extractor=loaded.feature_extractor, device="cpu", **options
+    )
+    if dtype == "auto" and fast_dtype(classifier.device) == torch.bfloat16 in ENGINES[engine].dtypes:
+        try:
+            _take_if_near(classifier, GraphModel(folder, engine, torch.bfloat16))
+        except ValueError as error:
+            logger.warning("the model stays in float32: %s", error)
+    return classifier
+
+
+def _take_if_near(classifier: ShiftAudioClassificationPipeline, coarse: Any) -> None:
+    """Put the model in bfloat16 in the place of the one in float32, unless it changes logits too much."""
+    exact, classifier.model = classifier.model, coarse
+    change = bfloat16_change(classifier, exact)
+    if not change <= BFLOAT16_BOUND:
+        logger.warning(
+            "bfloat16 changes the logits of an utterance by %.3g of how far they lie apart, and %g are taken:"
+            " the model stays in float32", change, BFLOAT16_BOUND,
+        )  # fmt: skip
+        classifier.model = exact
 
 
 def _in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

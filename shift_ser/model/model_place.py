@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 
+_GRAPH, _WEIGHTS = "model.onnx", ("*.safetensors", "*.bin")
 _HUB_SECONDS = 5.0  # what the Hub gets to answer before its models count as out of reach
 
 
@@ -19,7 +20,7 @@ def check_model_place(model: str, *, option: str = "model") -> None:
     Raises:
         FileNotFoundError: If it looks like a folder and does not exist.
         OSError: If it is a Hub name that is not in the cache, and the Hub is switched off or does not answer.
-        ValueError: If it is a file, or a folder without a model.
+        ValueError: If it is a file, or a folder without a model, or with one that was exported.
     """
     path = Path(model)
     if path.is_dir():
@@ -27,6 +28,12 @@ def check_model_place(model: str, *, option: str = "model") -> None:
             inside = sorted(file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/config.json"))
             hint = f": did you mean {str(inside[0])!r}?" if inside else ""
             raise ValueError(f"{option} must be a folder with a config.json, got {model!r}, which has none{hint}")
+        if (path / _GRAPH).exists() and not any(file for weights in _WEIGHTS for file in path.glob(weights)):
+            raise ValueError(
+                f"{option} must be a saved model, got {model!r}, which `shift-ser export` wrote: give the model that"
+                " was exported; or predict with it by --engine onnxruntime or openvino, in Python by"
+                " load_classifier(engine=...)"
+            )
     elif path.exists():
         raise ValueError(f"{option} must be a folder or a Hub name, got the file {model!r}")
     elif model.startswith((".", "/", "~")) or model.count("/") > 1 or (path.parent != Path() and path.parent.exists()):
