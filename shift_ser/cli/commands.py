@@ -303,11 +303,13 @@ def export(model: str, output_dir: str, opset: int, int8: bool) -> None:
     from ..evaluation.run_folder import check_model_files
     from ..hub.onnx import export_onnx
     from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
+    from ..model.model_place import check_model_place
     from ..model.modeling_shift_ser import ShiftForSequenceClassification
 
     quiet(logging.ERROR)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists what it does without
     with from_folder_or_hub("MODEL", model):
+        check_model_place(model)
         check_model_files(model)
         saved = ShiftForSequenceClassification.from_pretrained(model, dtype=torch.float32)
         feature_extractor = ShiftFeatureExtractor.from_pretrained(model)

@@ -259,6 +259,11 @@ def test_the_command_refuses(words, message, exported, recordings):
     assert told.exit_code in (1, 2) and message in told.output
 
 
+def test_what_was_exported_is_not_exported_again(exported, tmp_path):
+    told = command_line("export", exported[1], tmp_path / "twice")
+    assert told.exit_code == 1 and "which `shift-ser export` wrote" in told.output
+
+
 def test_the_export_is_read_as_it_was_written(exported):
     """The labels and the temperature of the folder, not those of a class."""
     config = json.loads((exported[1] / "config.json").read_text())
