@@ -21,6 +21,7 @@ Group = Mapping[str, Any]
 SETTINGS = ("encoder", "encoder_layer", "corpus")  # what tells one panel from the next
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 PLACEMENT_COLORS = {"none": "#7f7f7f", "in_place": "#009E73", "residual": "#D55E00", "replace": "#0072B2"}
+LINE_MARKERS = "os^Dv"  # of lines, a new one when all colours are used
 MARKERS = "Dos^vP*Xph<>"  # of the heads, in the order of their table
 
 
@@ -67,14 +68,14 @@ def plot_proportion(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure
         lines = _split(panel, ["head_type", "shift_placement", *names])
         shifted = [key for key in lines if key[1] != "none"]
         for key, line in lines.items():
-            color, title = COLORS[every.index(key) % len(COLORS)], _title(key, names)
+            rank, title = every.index(key), _title(key, names)
             if key[1] == "none":
-                _reference(axes, line[0][metric], color, title)
+                _reference(axes, line[0][metric], rank, title)
                 continue
             if none := [group for group in line if group["shift_proportion"] == 0]:
-                _reference(axes, none[0][metric], color, "")
+                _reference(axes, none[0][metric], rank, "")
             offset = 0.07 * (shifted.index(key) - (len(shifted) - 1) / 2)
-            _line(axes, [positions[group["shift_proportion"]] + offset for group in line], line, metric, color, title)
+            _line(axes, [positions[group["shift_proportion"]] + offset for group in line], line, metric, rank, title)
         axes.plot([], [], color="0.4", linestyle="--", label="dashed: the same without a shift")
         axes.set_xticks(list(positions.values()), [fraction(value) for value in positions])
         axes.set_xlim(-0.4, len(positions) - 0.6)
@@ -97,7 +98,7 @@ def plot_layers(groups: Sequence[Group], *, varied: Sequence[str]) -> Figure:
             rank, title = every.index(key), _title(key, names)
             offset = 0.07 * (rank - (len(every) - 1) / 2)
             places = [positions[group["encoder_layer"]] + offset for group in line]
-            _line(axes, places, line, metric, COLORS[rank % len(COLORS)], title)
+            _line(axes, places, line, metric, rank, title)
         axes.set_xticks(list(positions.values()), [_layer_name(layer) for layer in layers])
         axes.set_xlim(-0.4, len(layers) - 0.6)
         axes.set_xlabel("layer of the encoder (local: feature projection, 0: input of the first layer)")
@@ -207,8 +208,8 @@ def _bars(groups: Sequence[Group]) -> str:
     return "bars: standard deviation over folds and seeds"
 
 
-def _line(axes: Axes, places: Sequence[float], line: Sequence[Group], metric: str, color: str, label: str) -> None:
-    """Means with their bars, from left to right."""
+def _line(axes: Axes, places: Sequence[float], line: Sequence[Group], metric: str, rank: int, label: str) -> None:
+    """Means with their bars, from left to right; where the colours are used up, another marker tells lines apart."""
     scores = [group[metric] for group in line]
     means = [score["mean"] for score in scores]
     bars: list[list[float]] = [[], []]
@@ -220,13 +221,15 @@ def _line(axes: Axes, places: Sequence[float], line: Sequence[Group], metric: st
     order = sorted(range(len(places)), key=places.__getitem__)
     x, y = [places[index] for index in order], [means[index] for index in order]
     yerr = [[side[index] for index in order] for side in bars]
+    again, color = divmod(rank, len(COLORS))
     axes.errorbar(
-        x, y, yerr=yerr, color=color, label=label, marker="o", markersize=5, capsize=2.5, linewidth=1.6, elinewidth=1
-    )
+        x, y, yerr=yerr, color=COLORS[color], label=label, marker=LINE_MARKERS[again % len(LINE_MARKERS)], markersize=5,
+        capsize=2.5, linewidth=1.6, elinewidth=1,
+    )  # fmt: skip
 
 
-def _reference(axes: Axes, score: Mapping[str, Any], color: str, label: str) -> None:
-    axes.axhline(score["mean"], color=color, linestyle="--", linewidth=1.3, label=label)
+def _reference(axes: Axes, score: Mapping[str, Any], rank: int, label: str) -> None:
+    axes.axhline(score["mean"], color=COLORS[rank % len(COLORS)], linestyle="--", linewidth=1.3, label=label)
 
 
 def _split(groups: Iterable[Group], names: Sequence[str]) -> dict[tuple[Any, ...], list[Group]]:
@@ -266,7 +269,14 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _setting(key: Sequence[Any]) -> str:
-    return ", ".join(Path(value).name if isinstance(value, str) else f"layer {value}" for value in key)
+    return ", ".join(map(_setting_name, key))
+
+
+def _setting_name(value: int | str | None) -> str:
+    """A corpus or an encoder by its name, or a layer."""
+    if value is None or value == FEATURE_PROJECTION:
+        return "last layer" if value is None else "local frames (feature projection)"
+    return Path(value).name if isinstance(value, str) else f"layer {value}"
 
 
 def _layer_order(layer: int | str | None) -> float:

@@ -413,6 +413,20 @@ def test_layers_in_their_order_from_local_features_to_the_last_frames():
     assert [axes[1].get_ylabel(), len(axes)] == ["UA (test folds)", 2]
 
 
+def test_panels_name_their_layer_and_no_two_lines_look_alike():
+    layers = ("feature_projection", 3, None)
+    groups = [make_group(encoder_layer=layer, seed=seed) for layer in layers for seed in range(10)]
+    figure = plot_proportion(groups, varied=["shift_proportion", "encoder_layer"])
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        "local frames (feature projection)",
+        "layer 3",
+        "last layer",
+    ]
+    for figure in (plot_layers(groups, varied=["seed"]), plot_proportion(groups, varied=["shift_proportion", "seed"])):
+        lines = [line for line, *_ in figure.axes[0].containers]
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 10
+
+
 def test_where_wa_and_ua_are_equal_they_share_a_panel():
     groups = [make_group(shift_proportion=value, chance={"wa": 0.25, "ua": 0.25}) for value in (0.25, 0.5)]
     figure = plot_proportion(groups, varied=["shift_proportion"])
