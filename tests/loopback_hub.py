@@ -179,6 +179,16 @@ class _Handler(BaseHTTPRequestHandler):
         names = [{"rfilename": path} for path in sorted(self.hub.files[repo])]
         self.answer(200, {"id": repo, "modelId": repo, "sha": self.hub.heads[repo], "siblings": names})
 
+    def tree(self, body: bytes, repo: str) -> None:
+        entries = []
+        for path, content in sorted(self.hub.files[repo].items()):
+            blob = self.hub.blob(repo, path)
+            entry = {"type": "file", "path": path, "size": len(content), "oid": blob}
+            if path.endswith(self.hub.lfs):
+                entry["lfs"] = {"oid": blob, "size": len(content), "pointerSize": 0}
+            entries.append(entry)
+        self.answer(200, entries)
+
     def resolve(self, body: bytes, repo: str, path: str) -> None:
         head = {"X-Repo-Commit": self.hub.heads.get(repo, "")}
         if path not in self.hub.files.get(repo, {}):
@@ -199,6 +209,7 @@ ROUTES = [
     (rf"POST /{_REPO}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /lfs/(?P<oid>[0-9a-f]{64})", _Handler.put_object),
     (rf"GET /api/models/{_REPO}(?:/revision/\w+)?", _Handler.info),
+    (rf"GET /api/models/{_REPO}/tree/\w+", _Handler.tree),
     (rf"(?:GET|HEAD) /{_REPO}/resolve/\w+/(?P<path>.+)", _Handler.resolve),
 ]
 

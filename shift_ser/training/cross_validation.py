@@ -133,6 +133,7 @@ class CrossValidation:
         self.fold_runs = self._fold_runs()
         self.final = FinalRun.after(self.fold_runs[0], folder=self.output_dir / FINAL)
         self.failed: list[dict[str, Any]] = []
+        self._trained: list[FoldRun] = []
 
     def _check_classes(self) -> None:
         """Refuse a fold whose models could never learn a class that they are scored on."""
@@ -263,10 +264,11 @@ class CrossValidation:
     def _train(self, asked: Sequence[FoldRun]) -> None:
         """Run the folds that are not done."""
         self.failed = []
-        if todo := [run for run in asked if not run.result]:
-            tell_memory(todo)
+        self._trained = [run for run in asked if not run.result]
+        if self._trained:
+            tell_memory(self._trained)
         for run in asked:
-            if run not in todo:
+            if run not in self._trained:
                 logger.info("%s is done, its result is kept: %s", run.name, run.folder)
                 run.tidy()
                 run.restore()
@@ -424,10 +426,13 @@ class CrossValidation:
         if all("layer_weights" in result for result in results):
             plot_layer_weights(self.results_dir / LAYER_WEIGHTS, results, title=title)
         whole = [run for run in self.fold_runs if run.result and any(run.folder.glob("model*.safetensors"))]
+        path = self.results_dir / EMBEDDING
+        if path.exists() and whole and whole[0] not in self._trained:
+            return  # it needs frames, and would be the same
         if predictions.labels and whole and self.run_args.world_size == 1:
             vectors, said = whole[0].embeddings()
             plot_embedding(
-                self.results_dir / EMBEDDING,
+                path,
                 vectors,
                 labels=said.table["label"].tolist(),
                 predictions=said.table["prediction"].tolist(),

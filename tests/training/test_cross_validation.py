@@ -148,6 +148,16 @@ def test_finished_folds_are_kept_and_not_run_again(finished, cross_validate, mon
     assert cross_validate(run.output_dir).run()["folds"] == results["folds"]
 
 
+def test_a_finished_run_is_told_again_without_frames(finished, cross_validate, tmp_path):
+    """Figures too, with no encoder run: the map of utterances needs frames, and is kept."""
+    folder = shutil.copytree(finished[0].output_dir, tmp_path / "out")
+    before = (folder / "embedding.png").read_bytes()
+    (folder / "confusion.png").unlink()
+    cross_validate(folder, "--cache_dir", tmp_path / "none", figures=True).run()
+    assert not (tmp_path / "none").exists() and (folder / "confusion.png").exists()
+    assert (folder / "embedding.png").read_bytes() == before
+
+
 def test_folds_run_one_by_one_end_in_the_same_results(finished, cross_validate, tmp_path):
     for fold in (3, 1):
         partial = cross_validate(tmp_path / "out", "--folds", fold)
