@@ -17,12 +17,12 @@ from ..extras import missing_module
 from ..model.configuration_shift_ser import ShiftConfig
 from ..model.feature_extraction_shift_ser import ShiftFeatureExtractor
 from ..model.modeling_shift_ser import ShiftForSequenceClassification
+from ..model.pipeline_shift_ser import LENGTH_GRID
 
 logger = logging.getLogger(__name__)
 
 GRAPH = "model.onnx"
 _FILES = (GRAPH, "config.json", "preprocessor_config.json")
-_GRID = 5120  # samples: OpenVINO makes code for each new length, as torch does in bfloat16
 _STREAMS = 4  # rows that OpenVINO runs at once: a batch of 15 s has few, and each stream takes memory
 _LONG = 240_000  # samples of a row that all cores share, where shorter ones have a part of them each
 
@@ -37,7 +37,7 @@ class Engine:
         load: Makes of the graph's path and a dtype what gives logits `(labels,)` for each of several rows, inputs of
             shape `(1, samples)`; threads may call it side by side.
         dtypes: In which it computes.
-        grid: To a multiple of so many samples rows are padded, if padding is masked.
+        grid: Rows are padded to a multiple of so many samples, if padding is masked: code is made for each length.
         attention: The implementation in torch whose memory grows as that of this library.
         memory: Memory of a pass as a multiple of what is counted there, in the same dtype.
     """
@@ -101,14 +101,14 @@ class _OpenVino:
 # memory: a tenth above what was measured once, by hand, with HuBERT base and 30, 60 and 120 s of speech
 ENGINES = {
     "onnxruntime": Engine(_Onnxruntime, (torch.float32,), 1, "eager", 1.5),
-    "openvino": Engine(_OpenVino, (torch.float32, torch.bfloat16), _GRID, "sdpa", 1.8),
+    "openvino": Engine(_OpenVino, (torch.float32, torch.bfloat16), LENGTH_GRID, "sdpa", 1.8),
 }
 
 
 class GraphModel(nn.Module):
-    """An exported model with the face of `ShiftForSequenceClassification`: speech and its mask in, logits out.
+    """An exported model, called like `ShiftForSequenceClassification`: speech and its mask in, logits out.
 
-    Rows of a batch are run one by one, cut to their mask. What is inside the graph, such as frames and embeddings,
+    Each row of a batch is run by itself, cut to its mask. What is inside the graph, such as frames and embeddings,
     cannot be had.
 
     Args:

@@ -24,7 +24,7 @@ from .speech_input import MAX_BYTES, has_its_rate, load_speech, log_once, plain_
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 300.0  # longest time that fetching one recording may take, unless told otherwise
-_GRID = 5120  # samples; in bfloat16 a CPU makes code for each new length, so lengths are rounded up to 0.32 s
+LENGTH_GRID = 5120  # samples; in bfloat16 a CPU makes code for each new length, so lengths are rounded up to 0.32 s
 _WAIT = 20.0  # seconds without a byte after which a server counts as silent
 _WINDOW = 16  # batches from which recordings of like length are picked
 _READING = ("allow_truncated", "max_seconds", "max_bytes", "max_download_seconds")  # options of `read`
@@ -257,7 +257,7 @@ class ShiftAudioClassificationPipeline(AudioClassificationPipeline):
         reads, config = self.feature_extractor, self.model.config
         waveforms = reads.model_input_names[0] == "input_values" and getattr(reads, "fixed_length", None) is None
         on_grid = waveforms and getattr(config, "mask_padding", False) and self.dtype == torch.bfloat16
-        padding = {"pad_to_multiple_of": _GRID} if on_grid and self.device.type == "cpu" else {}
+        padding = {"pad_to_multiple_of": LENGTH_GRID} if on_grid and self.device.type == "cpu" else {}
         logits = self.forward(self.features(speech, **padding))["logits"]
         return [self.postprocess(SequenceClassifierOutput(logits=row[None]), **options) for row in logits]
 

@@ -40,6 +40,7 @@ from ..evaluation.run_folder import (
     EMBEDDING,
     EVALUATION,
     FINAL,
+    FOLD_RESULT,
     LAYER_WEIGHTS,
     PLANS,
     PREDICTIONS,
@@ -133,7 +134,6 @@ class CrossValidation:
         self.fold_runs = self._fold_runs()
         self.final = FinalRun.after(self.fold_runs[0], folder=self.output_dir / FINAL)
         self.failed: list[dict[str, Any]] = []
-        self._trained: list[FoldRun] = []
 
     def _check_classes(self) -> None:
         """Refuse a fold whose models could never learn a class that they are scored on."""
@@ -264,11 +264,10 @@ class CrossValidation:
     def _train(self, asked: Sequence[FoldRun]) -> None:
         """Run the folds that are not done."""
         self.failed = []
-        self._trained = [run for run in asked if not run.result]
-        if self._trained:
-            tell_memory(self._trained)
+        if todo := [run for run in asked if not run.result]:
+            tell_memory(todo)
         for run in asked:
-            if run not in self._trained:
+            if run not in todo:
                 logger.info("%s is done, its result is kept: %s", run.name, run.folder)
                 run.tidy()
                 run.restore()
@@ -427,9 +426,7 @@ class CrossValidation:
             plot_layer_weights(self.results_dir / LAYER_WEIGHTS, results, title=title)
         whole = [run for run in self.fold_runs if run.result and any(run.folder.glob("model*.safetensors"))]
         path = self.results_dir / EMBEDDING
-        if path.exists() and whole and whole[0] not in self._trained:
-            return  # it needs frames, and would be the same
-        if predictions.labels and whole and self.run_args.world_size == 1:
+        if predictions.labels and whole and self.run_args.world_size == 1 and not _is_newer(path, whole[0].folder):
             vectors, said = whole[0].embeddings()
             plot_embedding(
                 path,
@@ -438,6 +435,11 @@ class CrossValidation:
                 predictions=said.table["prediction"].tolist(),
                 title=f"{self.model_title}: mean over its frames, test set of {whole[0].name}",
             )
+
+
+def _is_newer(figure: Path, fold: Path) -> bool:
+    """Whether a figure was drawn after its fold was whole: it needs frames, and would be the same."""
+    return figure.exists() and figure.stat().st_mtime_ns >= (fold / FOLD_RESULT).stat().st_mtime_ns
 
 
 def cross_validate(

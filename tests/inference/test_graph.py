@@ -14,8 +14,9 @@ from conftest import command_line, tiny_encoder_config, tiny_model
 from shift_ser import ShiftFeatureExtractor, classify_recordings, load_classifier
 from shift_ser.hub import onnx as export
 from shift_ser.inference import predict as inference
-from shift_ser.inference.graph import _GRID, _LONG, ENGINES, GraphModel
+from shift_ser.inference.graph import _LONG, ENGINES, GraphModel
 from shift_ser.inference.memory import pass_memory
+from shift_ser.model.pipeline_shift_ser import LENGTH_GRID
 
 RATE = 16000
 SMALL = {"num_hidden_layers": 1, "conv_dim": (8, 8), "conv_stride": (20, 16), "conv_kernel": (20, 16)}
@@ -199,7 +200,7 @@ def test_timelines_of_windows_are_torchs(exported):
 def test_rows_are_cut_to_their_mask(exported):
     values, mask = torch.randn(2, 9000), torch.ones(2, 9000, dtype=torch.long)
     mask[1, 700:] = 0
-    for engine, lengths in {"onnxruntime": [9000, 700], "openvino": [2 * _GRID, _GRID]}.items():
+    for engine, lengths in {"onnxruntime": [9000, 700], "openvino": [2 * LENGTH_GRID, LENGTH_GRID]}.items():
         model, seen = GraphModel(exported[1], engine), []
         run = model._run
         model._run = lambda rows, run=run, seen=seen: seen.extend(rows) or run(rows)

@@ -660,14 +660,14 @@ def test_from_encoder_pretrained(tmp_path, cls, dtype):
     assert cls.from_encoder_pretrained(str(tmp_path), head_type="cnn").config.head_type == "cnn"
 
 
-def test_from_encoder_pretrained_refuses_a_checkpoint_with_holes(tmp_path):
+def test_from_encoder_pretrained_refuses_a_checkpoint_with_missing_weights(tmp_path):
     HubertModel(tiny_encoder_config()).save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     state = load_file(path)
     save_file({k: v for k, v in state.items() if k != "masked_spec_embed"}, path, metadata={"format": "pt"})
     ShiftModel.from_encoder_pretrained(str(tmp_path))
-    holes = {k: v for k, v in state.items() if "layers.1.attention" not in k}
-    save_file(holes, path, metadata={"format": "pt"})
+    incomplete = {k: v for k, v in state.items() if "layers.1.attention" not in k}
+    save_file(incomplete, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"every weight of the encoder; .* lacks 8, the first is 'encoder\.layers\.1"):
         ShiftModel.from_encoder_pretrained(str(tmp_path))
 

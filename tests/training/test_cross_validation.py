@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import re
 import shutil
 from importlib.util import find_spec
@@ -156,6 +157,9 @@ def test_a_finished_run_is_told_again_without_frames(finished, cross_validate, t
     cross_validate(folder, "--cache_dir", tmp_path / "none", figures=True).run()
     assert not (tmp_path / "none").exists() and (folder / "confusion.png").exists()
     assert (folder / "embedding.png").read_bytes() == before
+    os.utime(folder / "embedding.png", (0, 0))  # as if the fold had been trained again, and stopped before the figures
+    cross_validate(folder, figures=True).run()
+    assert (folder / "embedding.png").stat().st_mtime > 0
 
 
 def test_folds_run_one_by_one_end_in_the_same_results(finished, cross_validate, tmp_path):
